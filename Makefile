@@ -1,0 +1,79 @@
+# PYTHON       the interpreter to make the environment with; searched for if unset (tools/find-python)
+# PYTEST_ARGS  more arguments for pytest, as in: make test PYTEST_ARGS="-k gc"
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+export PYTHON
+
+# Targets share $(VENV): two pips at once would break it.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## link the example's environment cold, warm and hit; run its report
+	$(BIN)/python examples/report/demo.py
+
+.PHONY: test
+test: $(VENV)/.dev ## run all tests, hold coverage to its limit
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+.PHONY: check
+check: $(VENV)/.dev ## lint, formatting, types, layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(VENV)/.dev ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+.PHONY: lock
+lock: $(VENV)/.dev ## renew requirements/dev.txt
+	tools/lock $(BIN)/uv
+
+.PHONY: lower-bounds
+lower-bounds: $(VENV)/.dev ## run the hermetic tests with the oldest dependencies allowed
+	tools/lower-bounds $(BIN)/python $(BIN)/uv
+
+.PHONY: dist
+dist: $(VENV)/pyvenv.cfg ## build the wheel, install it into a fresh environment, start it
+	tools/dist $(BIN)/python
+
+.PHONY: clean
+clean: ## remove everything that was made here
+	@# A store may protect its directories from writing.
+	[ ! -d .demo ] || find .demo -type d -exec chmod u+w {} +
+	rm -rf $(VENV) .demo examples/report/out build dist .coverage .coverage.* \
+		.hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find src tests examples benchmarks -name __pycache__ -type d -exec rm -rf {} +
+
+# An environment is of no use once the interpreter behind it has been removed: its link dangles then.
+ifeq ($(shell test -x $(BIN)/python || echo gone),gone)
+.PHONY: $(VENV)/pyvenv.cfg
+endif
+$(VENV)/pyvenv.cfg:
+	tools/make-venv $(VENV)
+
+# Stamps: what they depend on says when installing again is needed.
+$(VENV)/.runtime: pyproject.toml $(VENV)/pyvenv.cfg
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml $(VENV)/pyvenv.cfg
+	$(PIP) install --require-hashes --requirement requirements/dev.txt
+	$(PIP) install --no-deps --editable .
+	@touch $@ $(VENV)/.runtime

@@ -1,0 +1,43 @@
+"""What every test stands on: an environment that nobody's configuration reaches, a store, an index on loopback."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.index import Index
+
+from vrfstore.store.store import Store
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the caller's configuration out; tests on the real index keep what it takes to reach it."""
+    network = request.node.get_closest_marker("network") is not None
+    for name in list(os.environ):
+        if name.startswith(("PIP_", "UV_", "VRFSTORE_", "XDG_")) and not (network and name == "PIP_CERT"):
+            monkeypatch.delenv(name)
+    for name in ("PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "QUARTO_PYTHON", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    # pip reads no configuration file at all with this one.
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("UV_NO_CONFIG", "1")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store.open(tmp_path / "store")
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    """An empty package index on loopback, which pip is pointed at."""
+    with Index() as served:
+        monkeypatch.setenv("PIP_INDEX_URL", served.url)
+        yield served

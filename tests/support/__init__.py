@@ -1,0 +1,1 @@
+"""Support for tests: wheels built to measure and a loopback package index."""
