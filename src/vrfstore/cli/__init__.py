@@ -1,0 +1,71 @@
+"""The command ``vrfstore``: parse, make one call, render the answer.
+
+``main`` first tries the path of a hit, which loads next to nothing; see ``quick``. Everything else goes to
+``application``, where click is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command with the arguments of the process, and exit."""
+    python = quick(sys.argv[1:])
+    if python is not None:
+        try:
+            os.write(1, python + b"\n")
+        except OSError:
+            sys.exit(70)
+        # Nothing is open, buffered or running: skip the interpreter's own farewell.
+        os._exit(0)
+    from vrfstore.cli.application import run  # noqa: PLC0415 - 60 ms that a hit does not pay
+
+    sys.exit(run(sys.argv[1:]))
+
+
+def quick(arguments: list[str]) -> bytes | None:
+    """Return the path that ``vrfstore [--store DIR] link [--python X] FILE`` prints on a hit; else None.
+
+    Only exactly this is understood. Anything else, and anything that goes wrong, is left to the whole command,
+    which finds it again and says so properly.
+    """
+    parsed = _parse(arguments)
+    if parsed is None:
+        return None
+    store, asked, path = parsed
+    from vrfstore.interpreter import find  # noqa: PLC0415
+    from vrfstore.runner import hit  # noqa: PLC0415
+    from vrfstore.store.layout import Layout  # noqa: PLC0415
+
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+        executable = find(asked)
+        layout = Layout(os.path.abspath(store))
+        found = hit.look_up(layout, hit.input_digest(data, executable, os.environ))
+    except Exception:  # noqa: BLE001 - whatever it is, the whole command meets it too
+        return None
+    return None if found is None else os.fsencode(found.python)
+
+
+def _parse(arguments: list[str]) -> tuple[str, str | None, str] | None:
+    """Return store, interpreter and file; None unless the arguments are exactly of the form above."""
+    options = {"--store": os.environ.get("VRFSTORE_HOME"), "--python": os.environ.get("VRFSTORE_PYTHON")}
+    words: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name in options and not (name == "--python" and not words):
+            options[name] = value if equals else next(rest, None)
+        elif argument.startswith("-"):
+            return None
+        else:
+            words.append(argument)
+    store = options["--store"]
+    if len(words) != 2 or words[0] != "link" or not store:  # noqa: PLR2004 - the command and the file
+        return None
+    return store, options["--python"], words[1]

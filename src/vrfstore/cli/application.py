@@ -1,0 +1,124 @@
+"""The click application: which commands there are, and what every one of them does with an error."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from vrfstore import __version__
+from vrfstore.cli import render
+from vrfstore.errors import StoreDamagedError, StoreError, VrfstoreError
+
+__all__ = ["application", "run"]
+
+_COMMANDS = {
+    "add": "Unpack wheel files into the store.",
+    "gc": "Remove what nothing refers to.",
+    "link": "Make the environment of a requirements file, and print its python.",
+    "list": "Show entries and environments.",
+    "roots": "Pin environments and entries.",
+    "run": "Run a command in the environment of a requirements file.",
+}
+"""Each is ``command`` in ``vrfstore.cli.<name>_command``, loaded when it is wanted."""
+
+
+class _Commands(click.Group):
+    """A group that imports a command only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names."""
+        del ctx
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one command."""
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"vrfstore.cli.{cmd_name}_command")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without loading them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VRFSTORE"},
+    epilog="""\b
+Examples:
+  vrfstore link requirements.vrf            print the python of its environment
+  vrfstore run requirements.vrf -- python report.py
+  vrfstore gc --dry-run                     show what a gc would remove
+""",
+)
+@click.option(
+    "--store",
+    envvar="VRFSTORE_HOME",
+    metavar="DIRECTORY",
+    help="Where the store is. [default: $VRFSTORE_HOME, else the user's data directory]",
+)
+@click.version_option(__version__, prog_name="vrfstore", message="%(prog)s %(version)s")
+@click.pass_context
+def application(context: click.Context, store: str | None) -> None:
+    """Wheels unpacked once, environments linked in milliseconds, and an exact gc.
+
+    Exit codes: 0 done, 2 usage, 10 bad requirement, 11 cannot be resolved, 14 index or network, 15 busy, 16 disk
+    full, 17 store damaged, 18 a wheel was refused, 19 wheels collide, 21 store cannot be used, 22 interpreter
+    unsuitable, 70 internal error.
+    """
+    context.obj = store
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code; every error is rendered here."""
+    as_json = "--json" in arguments[: arguments.index("--")] if "--" in arguments else "--json" in arguments
+    try:
+        code = application.main(list(arguments), prog_name="vrfstore", standalone_mode=False)
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.Abort:
+        return 128 + signal.SIGINT
+    except click.ClickException as error:
+        return render.usage(error, as_json=as_json)
+    except VrfstoreError as error:
+        return render.error(error, as_json=as_json)
+    except OSError as error:
+        return render.error(_translate(error), as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - the last resort: a bug, which must not look like a command's 1
+        traceback.print_exc(file=sys.stderr)
+        return render.error(
+            VrfstoreError(
+                f"this is a bug in vrfstore: {error!r}", hint="please report it with the lines above"
+            ),
+            as_json=as_json,
+        )
+    return code if isinstance(code, int) else 0
+
+
+class _DiskFullError(VrfstoreError):
+    exit_code = 16
+    default_kind = "disk-full"
+
+
+def _translate(error: OSError) -> VrfstoreError:
+    """Say what the operating system refused in the terms of the exit codes."""
+    place = None if error.filename is None else str(error.filename)
+    reason = error.strerror or str(error)
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return _DiskFullError(reason, path=place, hint="free some space, for instance with: vrfstore gc")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return StoreError(reason, kind="store-access", path=place)
+    if error.errno == errno.EIO:
+        return StoreDamagedError(reason, kind="input-output", path=place, hint="check the disk")
+    return VrfstoreError(reason, path=place)

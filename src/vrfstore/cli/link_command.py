@@ -1,0 +1,74 @@
+"""``vrfstore link``."""
+
+from __future__ import annotations
+
+import click
+
+from vrfstore.cli import render
+from vrfstore.cli.options import json_option, link_options, store_option
+from vrfstore.cli.progress import watching
+from vrfstore.runner.link import LinkResult, link
+
+__all__ = ["command"]
+
+
+@click.command(
+    "link",
+    epilog="""\b
+Examples:
+  vrfstore link requirements.vrf
+  vrfstore link requirements.vrf --python 3.12
+  QUARTO_PYTHON=$(vrfstore link requirements.vrf) quarto render report.qmd
+""",
+)
+@click.argument("requirements", metavar="FILE")
+@link_options
+@store_option
+@json_option
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings on stderr.")
+@click.pass_obj
+def command(
+    default_store: str | None,
+    requirements: str,
+    python: str | None,
+    store: str | None,
+    *,
+    refresh: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Make the environment of a requirements file, and print its python.
+
+    FILE names packages, one a line, as pip's requirements files do. What the base interpreter already has is
+    not installed again. The second time this takes milliseconds and no network.
+    """
+    with watching(quiet=quiet) as watch:
+        result = link(requirements, python=python, store=store or default_store, refresh=refresh, watch=watch)
+    if not quiet:
+        for warning in result.warnings:
+            render.warn(warning)
+    if as_json:
+        render.print_json(_to_json(result))
+    else:
+        render.plain(result.python)
+
+
+def _to_json(result: LinkResult) -> dict[str, object]:
+    return {
+        "status": result.status,
+        "python": result.python,
+        "environment": result.environment,
+        "lock": result.lock,
+        "packages": [
+            {
+                "name": package.name,
+                "version": package.version,
+                "digest": package.digest,
+                "reused": package.reused,
+            }
+            for package in result.packages
+        ],
+        "bytes": {"downloaded": result.downloaded},
+        "timings_ms": {name: round(seconds * 1000, 3) for name, seconds in result.timings.items()},
+        "warnings": list(result.warnings),
+    }

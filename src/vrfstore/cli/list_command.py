@@ -1,0 +1,102 @@
+"""``vrfstore list``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from vrfstore.cli import render
+from vrfstore.cli.options import json_option, store_option
+from vrfstore.errors import StoreDamagedError
+from vrfstore.store.store import Store
+
+__all__ = ["command"]
+
+
+@click.command(
+    "list",
+    epilog="""\b
+Examples:
+  vrfstore list
+  vrfstore list --json | jq '.environments[].python'
+""",
+)
+@store_option
+@json_option
+@click.pass_obj
+def command(default_store: str | None, store: str | None, *, as_json: bool) -> None:
+    """Show entries and environments, with their sizes.
+
+    The size of an environment is that of the wheels it links to; environments share them.
+    """
+    opened = Store.open(store or default_store)
+    entries: list[dict[str, Any]] = []
+    sizes: dict[str, int] = {}
+    for entry in _entries(opened):
+        entries.append(entry)
+        sizes[str(entry["entry"])] = entry["bytes"]
+    environments = list(_environments(opened, sizes))
+    if as_json:
+        render.print_json(
+            {"status": "done", "store": opened.root, "entries": entries, "environments": environments}
+        )
+        return
+    render.plain(f"store {opened.root}\n")
+    if environments:
+        rows = (
+            (
+                str(environment["environment"]),
+                str(environment["python_version"]),
+                str(environment["wheels"]),
+                render.size(environment["bytes"]),
+                render.age(environment["unused_seconds"]),
+            )
+            for environment in environments
+        )
+        render.plain(render.table(("ENVIRONMENT", "PYTHON", "WHEELS", "SIZE", "USED"), rows) + "\n")
+    if entries:
+        listed = ((str(entry["entry"]), render.size(entry["bytes"])) for entry in entries)
+        render.plain(render.table(("ENTRY", "SIZE"), listed) + "\n")
+    total = sum(entry["bytes"] for entry in entries)
+    render.plain(f"{len(environments)} environments, {len(entries)} entries, {render.size(total)} unpacked")
+
+
+def _entries(store: Store) -> Iterator[dict[str, Any]]:
+    for directory in store.entries():
+        try:
+            plan = store.plan(directory)
+        except (FileNotFoundError, StoreDamagedError) as error:
+            render.warn(str(error))
+            continue
+        yield {
+            "entry": directory,
+            "name": plan.reference.name,
+            "version": plan.reference.version,
+            "digest": plan.reference.digest,
+            "bytes": plan.unpacked,
+        }
+
+
+def _environments(store: Store, sizes: dict[str, int]) -> Iterator[dict[str, Any]]:
+    for directory in store.environments():
+        try:
+            record = store.record(directory)
+            last_use = os.stat(store.layout.record(directory)).st_mtime
+        except (FileNotFoundError, StoreDamagedError) as error:
+            render.warn(str(error))
+            continue
+        root = store.layout.of("environments", directory)
+        yield {
+            "environment": directory,
+            "path": root,
+            "python": f"{root}/bin/python",
+            "python_version": record.interpreter["version"],
+            "wheels": len(record.wheels),
+            "bytes": sum(sizes.get(wheel.directory, 0) for wheel in record.wheels),
+            "last_use": int(last_use),
+            "unused_seconds": max(0, int(time.time() - last_use)),
+        }

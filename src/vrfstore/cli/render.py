@@ -1,0 +1,95 @@
+"""How answers and errors look: text for people, one JSON object for machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from vrfstore.errors import UsageError, VrfstoreError
+
+if TYPE_CHECKING:
+    import click
+
+__all__ = ["SCHEMA_VERSION", "age", "error", "plain", "print_json", "size", "table", "usage", "warn"]
+
+SCHEMA_VERSION = 1
+
+_RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
+
+
+def print_json(value: dict[str, object]) -> None:
+    """Print one JSON object on stdout, and nothing else."""
+    sys.stdout.write(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def plain(text: str) -> None:
+    """Print a line on stdout."""
+    sys.stdout.write(f"{text}\n")
+
+
+def warn(text: str) -> None:
+    """Print a warning on stderr."""
+    sys.stderr.write(f"{_coloured('warning:', _YELLOW, sys.stderr)} {text}\n")
+
+
+def error(found: VrfstoreError, *, as_json: bool) -> int:
+    """Show an error: in full on stderr, as an object on stdout where JSON was asked for; return its exit code."""
+    lines = [f"{_coloured('error:', _RED, sys.stderr)} {found}"]
+    lines += [f"  {name}: {value}" for name, value in (("hint", found.hint), ("log", found.log)) if value]
+    sys.stderr.write("\n".join(lines) + "\n")
+    if as_json:
+        fields = {
+            "code": found.exit_code,
+            "kind": found.kind,
+            "message": found.message,
+            "path": found.path,
+            "line": found.line,
+            "hint": found.hint,
+            "log": found.log,
+        }
+        print_json({"status": "error", "error": fields})
+    return found.exit_code
+
+
+def usage(found: click.ClickException, *, as_json: bool) -> int:
+    """Show what is wrong with the command line."""
+    context = getattr(found, "ctx", None)
+    hint = f"see: {context.command_path} --help" if context is not None else "see: vrfstore --help"
+    return error(UsageError(found.format_message(), hint=hint), as_json=as_json)
+
+
+def _coloured(text: str, colour: str, stream: TextIO) -> str:
+    # https://no-color.org: any value that is not empty.
+    return f"{colour}{text}{_RESET}" if stream.isatty() and not os.environ.get("NO_COLOR") else text
+
+
+def size(count: float) -> str:
+    """Return bytes for people: ``812 B``, ``3.4 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:  # noqa: PLR2004 - SI
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"  # noqa: PLR2004
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def age(seconds: float) -> str:
+    """Return a time ago for people: ``3 days``, ``just now``."""
+    for name, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            number = int(seconds // length)
+            return f"{number} {name}{'s' if number > 1 else ''} ago"
+    return "just now"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return rows below their headings, in columns; the last one is not padded."""
+    everything = [tuple(headings), *map(tuple, rows)]
+    widths = [max(len(row[column]) for row in everything) for column in range(len(headings))]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in everything
+    )
+    return "\n".join(line.rstrip() for line in lines)

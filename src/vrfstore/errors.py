@@ -1,0 +1,178 @@
+"""Every error that vrfstore raises on purpose, each with an exit code and a ``kind``.
+
+Several causes share an exit code (docs/design.md, "Exit codes"); ``kind`` tells them apart for machines.
+An error says what happened, where, and what to do; it carries fields and survives pickling. ``OSError``
+is not wrapped here: it passes through, and the command line translates it.
+
+::
+
+    VrfstoreError
+    ├── UsageError                 2
+    ├── RequirementsError         10
+    ├── ResolutionError           11
+    ├── PackageIndexError         14
+    ├── BusyError                 15
+    ├── StoreDamagedError         17
+    ├── WheelError                18
+    ├── CollisionError            19
+    ├── StoreError                21
+    └── InterpreterError          22
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing takes 5 ms to import, and the path of a hit comes through here
+    from typing import ClassVar
+
+__all__ = [
+    "BusyError",
+    "CollisionError",
+    "InterpreterError",
+    "PackageIndexError",
+    "RequirementsError",
+    "ResolutionError",
+    "StoreDamagedError",
+    "StoreError",
+    "UsageError",
+    "VrfstoreError",
+    "WheelError",
+]
+
+
+class VrfstoreError(Exception):
+    """The base of every error of vrfstore.
+
+    Attributes:
+        message: What happened, one sentence, without a trailing full stop.
+        kind: A stable word for machines, such as ``hash-mismatch``.
+        path: The file that the error is about, if there is one.
+        line: The 1-based line in that file, if there is one.
+        hint: What to do about it, if we know.
+        log: The file that has the whole story in other programs' words, if there is one.
+        exit_code: The command's exit code, fixed per class.
+    """
+
+    exit_code: ClassVar[int] = 70
+    default_kind: ClassVar[str] = "internal"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str | None = None,
+        path: str | None = None,
+        line: int | None = None,
+        hint: str | None = None,
+        log: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = kind or self.default_kind
+        self.path = path
+        self.line = line
+        self.hint = hint
+        self.log = log
+
+    @property
+    def where(self) -> str | None:
+        """``file:line``, ``file``, or nothing."""
+        if self.path is None:
+            return None
+        return self.path if self.line is None else f"{self.path}:{self.line}"
+
+    def __str__(self) -> str:
+        return self.message if self.where is None else f"{self.where}: {self.message}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception's own way would call the class with the message only and lose the fields.
+        return (_restore, (type(self), self.message, self.__dict__.copy()))
+
+
+def _restore(cls: type[VrfstoreError], message: str, fields: dict[str, object]) -> VrfstoreError:
+    error = cls.__new__(cls, message)
+    Exception.__init__(error, message)
+    error.__dict__.update(fields)
+    return error
+
+
+class UsageError(VrfstoreError):
+    """The command line, or a call, does not make sense."""
+
+    exit_code = 2
+    default_kind = "usage"
+
+
+class RequirementsError(VrfstoreError):
+    """A requirements file is missing, cannot be parsed, or asks for what it may not."""
+
+    exit_code = 10
+    default_kind = "requirement-syntax"
+
+
+class ResolutionError(VrfstoreError):
+    """The index answered, but no set of wheels satisfies the request."""
+
+    exit_code = 11
+    default_kind = "resolution-failed"
+
+
+class PackageIndexError(VrfstoreError):
+    """The package index or the network did not deliver."""
+
+    exit_code = 14
+    default_kind = "network"
+
+
+class BusyError(VrfstoreError):
+    """Somebody else holds what is needed, and waiting was not wanted or took too long."""
+
+    exit_code = 15
+    default_kind = "busy"
+
+
+class StoreDamagedError(VrfstoreError):
+    """Something that was published whole is not whole any more."""
+
+    exit_code = 17
+    default_kind = "store-damaged"
+
+
+class WheelError(VrfstoreError):
+    """A wheel was refused. ``path`` names the wheel; ``member`` the file inside it, if one is to blame."""
+
+    exit_code = 18
+    default_kind = "wheel-refused"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str | None = None,
+        path: str | None = None,
+        member: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, kind=kind, path=path, hint=hint)
+        self.member = member
+
+
+class CollisionError(VrfstoreError):
+    """Two wheels of one environment ship different files at the same place."""
+
+    exit_code = 19
+    default_kind = "collision"
+
+
+class StoreError(VrfstoreError):
+    """The store cannot be used: no access, or a format this version does not know."""
+
+    exit_code = 21
+    default_kind = "store-unusable"
+
+
+class InterpreterError(VrfstoreError):
+    """The base interpreter is missing, does not start, or is not one that can be linked for."""
+
+    exit_code = 22
+    default_kind = "interpreter-unsuitable"

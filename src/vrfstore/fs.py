@@ -1,0 +1,276 @@
+"""Everything that vrfstore changes on a disk goes through here, one small function per effect.
+
+Nothing in this module decides. Each function is one step that a kill can come before or after, and each
+reports itself to ``on_effect`` first; that is how the tests kill a process at every step. Imports stay few:
+the path of a hit comes through here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+__all__ = [
+    "NewFile",
+    "change_mode",
+    "hard_link",
+    "make_directory",
+    "overwrite",
+    "remove_file",
+    "remove_tree",
+    "rename",
+    "stamp",
+    "stat_token",
+    "symlink",
+    "sync_filesystem",
+    "unique_name",
+    "write_file",
+]
+
+on_effect: Callable[[str, str], None] | None = None
+"""Called with the name and the path of every effect just before it happens; for tests."""
+
+_COPY_LIMIT = 64 * 1024
+"""Up to this many bytes a file that cannot be hard-linked is copied; a larger one becomes a symlink."""
+
+
+def _effect(name: str, path: str) -> None:
+    if on_effect is not None:
+        on_effect(name, path)
+
+
+def unique_name() -> str:
+    """Return 16 hexadecimal digits that no other process comes up with."""
+    return os.urandom(8).hex()
+
+
+def stat_token(path: str) -> str:
+    """Return what tells that ``path`` (links followed) is still the same: ``device:inode:size:mtime:ctime``.
+
+    Times are nanoseconds. The text is compared as a whole, also by clients in other languages, whose numbers
+    may not hold 64 bits. A path that is not there gives ``-``.
+    """
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return "-"
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+
+
+def make_directory(path: str, mode: int = 0o755) -> None:
+    """Make one directory (mkdir(2)); its parent is there and it is not."""
+    _effect("mkdir", path)
+    os.mkdir(path, mode)
+
+
+def symlink(target: str, path: str) -> None:
+    """Make a fresh symlink at ``path``."""
+    _effect("symlink", path)
+    os.symlink(target, path)
+
+
+def rename(source: str, target: str) -> None:
+    """Rename (rename(2)); a file or an empty directory at ``target`` is replaced."""
+    _effect("rename", target)
+    os.rename(source, target)
+
+
+def change_mode(path: str, mode: int) -> None:
+    """Set the permission bits of a file or directory."""
+    _effect("chmod", path)
+    os.chmod(path, mode)
+
+
+def remove_file(path: str) -> bool:
+    """Remove one name (unlink(2)). Returns whether it was there."""
+    _effect("unlink", path)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def write_file(path: str, data: bytes, *, mode: int = 0o644, sync: bool = False) -> None:
+    """Write a new file; ``mode`` is exact, whatever the umask.
+
+    Raises:
+        FileExistsError: ``path`` is there already.
+    """
+    with NewFile(path, mode=mode) as file:
+        file.write(data)
+        if sync:
+            file.sync()
+
+
+class NewFile:
+    """A new file, open for writing in a ``with`` block; ``mode`` is exact, whatever the umask.
+
+    Raises:
+        FileExistsError: ``path`` is there already, also as a dangling symlink.
+    """
+
+    __slots__ = ("_descriptor", "_mode", "size")
+
+    def __init__(self, path: str, *, mode: int = 0o644) -> None:
+        _effect("write", path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(path, flags, 0o600)
+        self._mode = mode
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Append bytes; ``size`` counts them."""
+        view = memoryview(data)
+        while view:
+            written = os.write(self._descriptor, view)
+            self.size += written
+            view = view[written:]
+
+    def sync(self) -> None:
+        """Bring what was written onto the disk (fsync(2))."""
+        os.fsync(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                os.fchmod(self._descriptor, self._mode)
+        finally:
+            os.close(self._descriptor)
+
+
+def overwrite(descriptor: int, path: str, data: bytes) -> None:
+    """Write over the beginning of an open file, which neither grows nor shrinks where it is long enough."""
+    _effect("overwrite", path)
+    view = memoryview(data)
+    offset = 0
+    while offset < len(view):
+        offset += os.pwrite(descriptor, view[offset:], offset)
+
+
+def stamp(path: str) -> bool:
+    """Set both times of a file to now (utimensat(2)); returns whether it is there.
+
+    On a file that may not be changed, because it is somebody else's or the mount is read-only, it does nothing.
+    """
+    _effect("stamp", path)
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise
+        return os.path.exists(path)
+    return True
+
+
+def hard_link(source: str, path: str) -> None:
+    """Give ``source`` (a regular file or a symlink, itself) a further name ``path``.
+
+    Where the file system or the kernel does not let us (too many links, another owner, another device), a
+    symlink is made anew, a regular file of up to 64 KiB is copied, and a larger one is linked to by a symlink.
+
+    Raises:
+        FileExistsError: ``path`` is there already.
+    """
+    _effect("link", path)
+    try:
+        os.link(source, path, follow_symlinks=False)
+    except OSError as error:
+        # link(2): EMLINK too many links; EPERM no hard links here, or fs.protected_hardlinks and not the
+        # owner; EXDEV another mount.
+        if error.errno not in {errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EACCES, errno.ENOTSUP}:
+            raise
+        _imitate_link(source, path)
+
+
+def _imitate_link(source: str, path: str) -> None:
+    found = os.lstat(source)
+    if stat.S_ISLNK(found.st_mode):
+        os.symlink(os.readlink(source), path)
+    elif found.st_size <= _COPY_LIMIT:
+        with open(source, "rb") as stream, NewFile(path, mode=stat.S_IMODE(found.st_mode)) as file:
+            file.write(stream.read())
+    else:
+        # Relative, so that the store can be moved as a whole. The directory of `path` may have been renamed
+        # into place by then; both parents lie at the depth that they will have.
+        os.symlink(os.path.relpath(source, os.path.dirname(path)), path)
+
+
+def sync_filesystem(path: str) -> None:
+    """Bring everything written so far to the file system of ``path`` onto its disk (syncfs(2), else sync(2))."""
+    _effect("sync", path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _syncfs(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _syncfs(descriptor: int) -> None:
+    import ctypes  # noqa: PLC0415 - 5 ms that only a publication pays
+
+    try:
+        call = ctypes.CDLL(None, use_errno=True).syncfs
+    except (AttributeError, OSError):  # a libc without it
+        os.sync()
+        return
+    if call(descriptor) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory and all below it, sealed or not, or a single file, without ever following a symlink.
+
+    Works through descriptors (openat(2), unlinkat(2)), so that a directory swapped for a link between looking
+    and removing leads nowhere. Does nothing where ``path`` is not there.
+    """
+    parent = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _remove_below(parent, os.path.basename(path), path)
+    except FileNotFoundError:
+        pass
+    finally:
+        os.close(parent)
+
+
+def _remove_below(parent: int, name: str, path: str) -> None:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
+            raise
+        _effect("unlink", path)
+        os.unlink(name, dir_fd=parent)
+        return
+    try:
+        # An ordinary user can only remove from a directory with write permission; entries are sealed 0555.
+        os.fchmod(descriptor, 0o700)
+        with os.scandir(descriptor) as found:
+            children = [(child.name, child.is_dir(follow_symlinks=False)) for child in found]
+        for child, is_directory in children:
+            child_path = f"{path}/{child}"
+            if is_directory:
+                _remove_below(descriptor, child, child_path)
+            else:
+                _effect("unlink", child_path)
+                os.unlink(child, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+    _effect("rmdir", path)
+    os.rmdir(name, dir_fd=parent)

@@ -1,0 +1,108 @@
+"""Pins: records in ``roots/`` that keep an environment or an entry until somebody removes them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vrfstore import codec, fs
+from vrfstore.errors import StoreDamagedError, UsageError
+from vrfstore.store.memos import replace
+from vrfstore.store.store import Store
+
+__all__ = ["Root", "add", "read", "remove"]
+
+_SCHEMA = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Root:
+    """A pin. Exactly one of ``environment`` and ``entry`` is a directory name, the other is None."""
+
+    name: str
+    environment: str | None = None
+    entry: str | None = None
+
+
+def add(store: Store, name: str, target: str) -> Root:
+    """Pin an environment or an entry under a name, in place of what that name pinned before.
+
+    Args:
+        store: The store.
+        name: 1 to 100 letters, digits, dots, dashes and underscores.
+        target: An environment or entry: its path, its directory name, or the beginning of one.
+
+    Raises:
+        UsageError: The name is no name, or the target is nothing or several things.
+    """
+    _check_name(name)
+    part, directory = _find(store, target)
+    root = Root(
+        name=name,
+        environment=directory if part == "environments" else None,
+        entry=directory if part == "entries" else None,
+    )
+    with store.session() as lease:
+        value = {"schema": _SCHEMA, "environment": root.environment, "entry": root.entry}
+        replace(store.layout, lease, store.layout.of("roots", f"{name}.json"), codec.dumps(value))
+    return root
+
+
+def remove(store: Store, name: str) -> None:
+    """Remove a pin.
+
+    Raises:
+        UsageError: There is none of this name.
+    """
+    _check_name(name)
+    if not fs.remove_file(store.layout.of("roots", f"{name}.json")):
+        raise UsageError(f"there is no root {name!r}", kind="root-missing", hint="see: vrfstore roots list")
+
+
+def read(store: Store) -> Iterator[Root | StoreDamagedError]:
+    """Yield every pin, and an error for each record that cannot be read."""
+    for name in sorted(os.listdir(store.layout.of("roots"))):
+        path = store.layout.of("roots", name)
+        try:
+            with open(path, "rb") as stream:
+                value = codec.loads(stream.read())
+            known = value["schema"] == _SCHEMA
+            environment, entry = value["environment"], value["entry"]
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            yield StoreDamagedError(f"the root cannot be read: {error}", kind="root-unreadable", path=path)
+        else:
+            if known:
+                yield Root(name=name.removesuffix(".json"), environment=environment, entry=entry)
+            else:
+                yield StoreDamagedError("the root is of a newer version", kind="root-unknown", path=path)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a name for a root",
+            kind="root-name",
+            hint="use up to 100 letters, digits, dots, dashes and underscores",
+        )
+
+
+def _find(store: Store, target: str) -> tuple[str, str]:
+    wanted = os.path.basename(target.rstrip("/"))
+    found = [
+        (part, name)
+        for part, names in (("environments", store.environments()), ("entries", store.entries()))
+        for name in names
+        if wanted and name.startswith(wanted)
+    ]
+    exact = [(part, name) for part, name in found if name == wanted]
+    if len(exact or found) != 1:
+        problem = (
+            f"{target!r} may be any of {len(found)} things" if found else f"{target!r} is not in the store"
+        )
+        raise UsageError(problem, kind="target-unknown", hint="see: vrfstore list")
+    return (exact or found)[0]

@@ -1,0 +1,210 @@
+"""Looking at a store: everything that a collection has to know, read in an order that makes races harmless.
+
+What is on its way is listed before leases are read: whoever stages something has had a lease since before that.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from vrfstore import codec
+from vrfstore.errors import StoreDamagedError
+from vrfstore.gc import roots
+from vrfstore.gc.policy import EnvironmentState, Snapshot
+from vrfstore.store import leases
+from vrfstore.store.layout import DEAD_PREFIX, DIGEST_LENGTHS, MEMO_SCHEMA, STAGING_PREFIX, Layout
+from vrfstore.store.store import Store
+
+__all__ = ["Leftovers", "leftovers", "now", "snapshot"]
+
+
+_CLOCK_REALTIME_COARSE = 5
+"""clock_gettime(2) on Linux; Python has no name for it."""
+
+
+def now() -> float:
+    """Return the time that files are stamped with, seconds since the epoch.
+
+    The kernel stamps with the time of its last tick, which is up to 4 ms behind ``time.time()``. Compared with
+    that, a stamp made after a scan began could look as if it had been made before.
+    """
+    return time.clock_gettime(_CLOCK_REALTIME_COARSE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leftovers:
+    """What killed runs left behind: absolute paths of trees and files, all of which may go."""
+
+    trees: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def leftovers(store: Store) -> Leftovers:
+    """Find what is being made by nobody, what is dead already, and leases that have ended."""
+    layout = store.layout
+    staged = [
+        (part, name)
+        for part, prefix in (("entries", STAGING_PREFIX), ("environments", STAGING_PREFIX), ("tmp", ""))
+        for name in os.listdir(layout.of(part))
+        if name.startswith(prefix)
+    ]
+    dead = [
+        layout.of(part, name)
+        for part in ("entries", "environments")
+        for name in os.listdir(layout.of(part))
+        if name.startswith(DEAD_PREFIX)
+    ]
+    found = leases.read(layout)
+    alive = {lease.id for lease in found if lease.alive}
+    for part, name in staged:
+        path = layout.of(part, name)
+        owner = name.removeprefix(STAGING_PREFIX).partition(".")[0]
+        # A lease that is just being made is in tmp/, and flocked, but not in leases/ yet.
+        in_the_making = name.endswith(".lease") and not leases.is_free(path)
+        if owner not in alive and not in_the_making:
+            dead.append(path)
+    ended = [layout.of("leases", lease.name) for lease in found if not lease.alive]
+    trees = [path for path in dead if os.path.isdir(path) and not os.path.islink(path)]
+    return Leftovers(
+        trees=tuple(sorted(trees)), files=tuple(sorted(ended + [path for path in dead if path not in trees]))
+    )
+
+
+def snapshot(
+    store: Store, *, began: float | None = None, in_use: Mapping[str, Iterable[int]]
+) -> tuple[Snapshot, list[str]]:
+    """Read everything that ``decide`` needs.
+
+    Args:
+        store: The store.
+        began: When the run began, seconds since the epoch; by default now.
+        in_use: What processes use, as ``runtime.names_in_use`` gives it.
+
+    Returns:
+        The snapshot, and problems in words: what could not be read, and is therefore kept.
+    """
+    layout = store.layout
+    problems: list[str] = []
+    when = now() if began is None else began
+    environments = dict(_environments(store, problems))
+    entries = dict(_times(layout, "entries", store.entries()))
+    kept, keep_all = _kept(store, entries, in_use, problems)
+    return (
+        Snapshot(
+            began=when,
+            environments=environments,
+            entries=entries,
+            locks={name.removesuffix(".toml"): age for name, age in _times(layout, "locks")},
+            requests=dict(_requests(layout)),
+            inputs=dict(_inputs(layout)),
+            kept=kept,
+            keep_all=keep_all,
+        ),
+        problems,
+    )
+
+
+def _environments(store: Store, problems: list[str]) -> Iterator[tuple[str, EnvironmentState]]:
+    for name in store.environments():
+        try:
+            last_use = os.stat(store.layout.record(name)).st_mtime
+            record = store.record(name)
+        except FileNotFoundError as error:
+            if os.path.isdir(store.layout.of("environments", name)):
+                problems.append(f"environments/{name} is kept: {error.strerror} ({error.filename})")
+                yield name, EnvironmentState(last_use=0, entries=None, lock=None)
+        except (OSError, StoreDamagedError) as error:
+            problems.append(f"environments/{name} is kept: {error}")
+            yield name, EnvironmentState(last_use=0, entries=None, lock=None)
+        else:
+            entries = frozenset(wheel.directory for wheel in record.wheels)
+            yield name, EnvironmentState(last_use=last_use, entries=entries, lock=record.lock)
+
+
+def _times(layout: Layout, part: str, names: Iterable[str] | None = None) -> Iterator[tuple[str, float]]:
+    for name in os.listdir(layout.of(part)) if names is None else names:
+        try:
+            # The change time: for an entry, that of the rename which published it.
+            yield name, os.lstat(layout.of(part, name)).st_ctime
+        except FileNotFoundError:
+            continue
+
+
+def _requests(layout: Layout) -> Iterator[tuple[str, tuple[str, float]]]:
+    for name, written in _times(layout, "requests"):
+        memo = _memo(layout.of("requests", name))
+        if memo is not None:
+            yield name.removesuffix(".json"), (str(memo.get("lock")), written)
+
+
+def _inputs(layout: Layout) -> Iterator[tuple[str, str]]:
+    for name in os.listdir(layout.of("inputs")):
+        memo = _memo(layout.of("inputs", name))
+        if memo is not None:
+            yield name.removesuffix(".json"), str(memo.get("environment"))
+
+
+def _memo(path: str) -> Mapping[str, object] | None:
+    """Return a memo; an empty one for what is no memo at all; None for what another version may understand."""
+    try:
+        with open(path, "rb") as stream:
+            value = codec.loads(stream.read())
+    except OSError:
+        return None
+    except ValueError:
+        return {}
+    if isinstance(value, dict):
+        return value if value.get("schema") == MEMO_SCHEMA else None
+    return {}
+
+
+def _kept(
+    store: Store, entries: Iterable[str], in_use: Mapping[str, Iterable[int]], problems: list[str]
+) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """Return why which names stay, and why everything does."""
+    kept: dict[str, list[str]] = defaultdict(list)
+    keep_all: list[str] = []
+    for name, pids in in_use.items():
+        kept[name].append(f"in use by process {', '.join(map(str, sorted(pids)))}")
+    for root in roots.read(store):
+        if isinstance(root, StoreDamagedError):
+            problems.append(f"everything is kept: {root}")
+            keep_all.append("a root cannot be read")
+        elif root.environment is not None:
+            kept[f"environments/{root.environment}"].append(f"pinned by root {root.name}")
+        else:
+            kept[f"entries/{root.entry}"].append(f"pinned by root {root.name}")
+    names = _Names(store.environments(), entries)
+    for lease in leases.read(store.layout):
+        if lease.alive and lease.digests is None:
+            problems.append(f"everything is kept: the lease {lease.name} cannot be read")
+            keep_all.append("a lease cannot be read")
+        elif lease.alive:
+            for name in names.of(lease):
+                kept[name].append("leased")
+    return {name: tuple(why) for name, why in kept.items()}, tuple(keep_all)
+
+
+class _Names:
+    """Finds what a lease protects, which knows keys and digests but not what directories are called."""
+
+    def __init__(self, environments: Iterable[str], entries: Iterable[str]) -> None:
+        self._by_key: dict[str, list[str]] = defaultdict(list)
+        self._by_digits: dict[str, list[str]] = defaultdict(list)
+        for name in environments:
+            self._by_key[name.partition(".")[0]].append(f"environments/{name}")
+        for name in entries:
+            self._by_digits[name.partition("-")[0]].append(f"entries/{name}")
+
+    def of(self, lease: leases.LeaseRecord) -> Iterator[str]:
+        """Yield the names that a lease protects."""
+        yield from self._by_key.get(lease.environment or "", ())
+        for digest in lease.digests or ():
+            for length in DIGEST_LENGTHS:
+                yield from self._by_digits.get(digest[:length], ())
+        if lease.lock is not None:
+            yield f"locks/{lease.lock}"

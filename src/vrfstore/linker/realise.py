@@ -1,0 +1,40 @@
+"""Applying the plan of an environment: a loop over a few kinds of effects, in a directory that nobody knows yet."""
+
+from __future__ import annotations
+
+import csv
+
+from vrfstore import fs
+from vrfstore.linker.plan import EnvironmentPlan, NewRecord
+from vrfstore.store.entry_plan import record_bytes
+
+__all__ = ["realise"]
+
+
+def realise(plan: EnvironmentPlan, store_root: str, staging: str) -> None:
+    """Make the environment at ``staging``, a path that is not there and whose parent is.
+
+    Raises:
+        OSError: The disk is full, or an entry is gone.
+    """
+    fs.make_directory(staging)
+    for path in plan.directories:
+        fs.make_directory(f"{staging}/{path}")
+    for source, path in plan.links:
+        fs.hard_link(f"{store_root}/{source}", f"{staging}/{path}")
+    for source, path in plan.copies:
+        with open(f"{store_root}/{source}", "rb") as stream:
+            fs.write_file(f"{staging}/{path}", stream.read())
+    for path, content in plan.files:
+        fs.write_file(f"{staging}/{path}", content)
+    for record in plan.records:
+        fs.write_file(f"{staging}/{record.path}", _record(record, store_root, plan.library))
+
+
+def _record(record: NewRecord, store_root: str, library: str) -> bytes:
+    """Return a RECORD whose first rows name the directory links of this environment."""
+    with open(f"{store_root}/{record.source}", encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream))[record.skip :]
+    # Headers lie below a directory that is named after the interpreter.
+    rows = [[path.replace("/pythonX.Y/", f"/{library}/"), *rest] for path, *rest in rows]
+    return record_bytes([[path, "", ""] for path in record.folded] + rows)

@@ -1,0 +1,244 @@
+"""The values that pass between the parts: frozen, without behaviour that touches anything.
+
+The words are those of docs/glossary.md; one meaning each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NewType, TypeAlias
+
+from vrfstore.errors import UsageError
+
+__all__ = [
+    "Digest",
+    "EntryPlan",
+    "EntryReference",
+    "EnvironmentKey",
+    "Event",
+    "Interpreter",
+    "Lock",
+    "LockedWheel",
+    "Node",
+    "Requirement",
+    "Requirements",
+    "Tree",
+    "Watcher",
+    "parse_digest",
+]
+
+Digest = NewType("Digest", str)
+"""The SHA-256 of a wheel file: 64 lower-case hexadecimal digits. Names an entry."""
+
+EnvironmentKey = NewType("EnvironmentKey", str)
+"""Names a managed environment: 32 lower-case hexadecimal digits over wheels, interpreter and options."""
+
+_HEX_64 = re.compile(r"[0-9a-f]{64}")
+
+
+def parse_digest(text: str) -> Digest:
+    """Return ``text`` as a digest.
+
+    Raises:
+        UsageError: ``text`` is not 64 hexadecimal digits.
+    """
+    lowered = text.lower()
+    if not _HEX_64.fullmatch(lowered):
+        raise UsageError(f"not a SHA-256 digest: {text!r}", kind="bad-digest")
+    return Digest(lowered)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requirement:
+    """One requirement of a file, in canonical form.
+
+    Attributes:
+        name: The normalised project name (PEP 503).
+        text: The canonical requirement (PEP 508) with its ``--hash`` options; what pip is given.
+        line: The 1-based line of the file where it begins.
+    """
+
+    name: str
+    text: str
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requirements:
+    """What one file asks for. ``items`` is sorted by text and without repetitions."""
+
+    path: str
+    items: tuple[Requirement, ...]
+
+    @property
+    def canonical(self) -> str:
+        """The text that the request digest is over: one requirement a line, sorted and unique."""
+        return "".join(f"{item.text}\n" for item in self.items)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interpreter:
+    """A base Python, as one probe saw it.
+
+    Attributes:
+        executable: The absolute path that was asked for.
+        real: The real path of the root base executable (never inside a venv).
+        version: ``X.Y.Z`` with any pre-release suffix, as ``platform.python_version()``.
+        implementation: ``cpython``.
+        cache_tag: The name that pycs carry, such as ``cpython-313`` (PEP 3147).
+        abi_flags: ``t`` for a free-threaded build, else mostly empty (PEP 3149).
+        platform: As ``sysconfig.get_platform()``, such as ``linux-x86_64``.
+        prefix: The root base's ``sys.base_prefix``.
+        virtual: Whether ``executable`` is itself a venv's.
+        site_directories: Where its packages are, in the order of ``sys.path``.
+        base: Its distributions as (normalised name, version), sorted.
+    """
+
+    executable: str
+    real: str
+    version: str
+    implementation: str
+    cache_tag: str
+    abi_flags: str
+    platform: str
+    prefix: str
+    virtual: bool
+    site_directories: tuple[str, ...]
+    base: tuple[tuple[str, str], ...]
+
+    @property
+    def directory_name(self) -> str:
+        """The name of its library directory: ``python3.11``, or ``python3.13t`` when free-threaded."""
+        suffix = "t" if "t" in self.abi_flags else ""
+        return f"python{self.short_version}{suffix}"
+
+    @property
+    def short_version(self) -> str:
+        """``X.Y``."""
+        return ".".join(self.version.split(".")[:2])
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What an environment key covers: where it is, and what it is."""
+        return {
+            "abi_flags": self.abi_flags,
+            "cache_tag": self.cache_tag,
+            "implementation": self.implementation,
+            "platform": self.platform,
+            "real": self.real,
+            "version": self.version,
+            # A venv as base adds its own packages, so that two venvs of one Python differ.
+            "site_directories": list(self.site_directories) if self.virtual else [],
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedWheel:
+    """One wheel of a lock.
+
+    Attributes:
+        name: The normalised project name.
+        version: As the wheel's file name has it.
+        filename: The wheel's file name (PEP 427).
+        digest: Its SHA-256.
+        url: Where it is: ``https:``, ``http:`` or ``file:``, without credentials.
+        requires_python: Its Requires-Python, if it has one.
+    """
+
+    name: str
+    version: str
+    filename: str
+    digest: Digest
+    url: str
+    requires_python: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lock:
+    """The resolved set for one interpreter, sorted by name. What the base satisfies is not in it."""
+
+    wheels: tuple[LockedWheel, ...]
+    python: str = ""
+    """The ``X.Y`` that it was resolved for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something that a long step did, for whoever shows progress.
+
+    Attributes:
+        kind: ``resolving``, ``resolved``, ``waiting``, ``fetching``, ``received``, ``fetched``, ``unpacked``,
+            ``linking``, ``note`` or ``warning``.
+        subject: What it is about: a file name, a package, a sentence for ``note`` and ``warning``.
+        size: Bytes, where it makes sense (``received``: since the last event).
+        total: Bytes expected, or the number of things expected; 0 where unknown.
+    """
+
+    kind: str
+    subject: str = ""
+    size: int = 0
+    total: int = 0
+
+
+Watcher = Callable[[Event], None]
+"""Who is told of events. Called from several threads; must be quick and must not raise."""
+
+
+Node: TypeAlias = "int | str | dict[str, Node]"
+"""One name in a tree.
+
+========  ==============================================================================================
+``int``   a directory that is always whole: one link, ready-made as ``links/<int>`` in the entry
+``str``   a file: ``""`` where the scheme has it at this very path, else its path inside the entry
+``dict``  a directory that may be real, by name; if it has a key ``""``, that is the ready-made link to use
+          where nobody else brings the same directory
+========  ==============================================================================================
+"""
+
+Tree: TypeAlias = "dict[str, Node]"
+"""What a directory holds, by name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EntryReference:
+    """An entry as records name it.
+
+    Attributes:
+        digest: The wheel's digest.
+        name: The normalised project name.
+        version: Its version.
+        directory: The name of its directory under ``entries/``.
+    """
+
+    digest: Digest
+    name: str
+    version: str
+    directory: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EntryPlan:
+    """``plan.json``: the little that linking needs to know of an entry, read on every warm link.
+
+    Attributes:
+        reference: Digest, name, version and directory.
+        dist_info: The name of its dist-info directory.
+        tags: The wheel's tags, such as ``cp311-cp311-manylinux_2_28_x86_64``.
+        requires_python: From METADATA, if it is there.
+        unpacked: The bytes of all its files.
+        trees: For each scheme directory (``site-packages``, ``data``, ``scripts``, ``headers``) its tree.
+        record_links: How many of the first rows of the ready-made RECORD name directory links.
+        record_ready: Whether that RECORD can be used as it is; not where a path in it depends on the
+            interpreter, as those of headers do.
+    """
+
+    reference: EntryReference
+    dist_info: str
+    tags: tuple[str, ...]
+    requires_python: str | None
+    unpacked: int
+    trees: dict[str, Tree]
+    record_links: int
+    record_ready: bool

@@ -1,0 +1,238 @@
+"""From a lock to entries: many wheels at once, each checked while it arrives, each fetched and unpacked once.
+
+However many processes want a wheel, the first to hold its entry fetches it; the others find the entry there.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import ssl
+import threading
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from vrfstore import fs
+from vrfstore.errors import PackageIndexError, WheelError
+from vrfstore.model import EntryPlan, Event, LockedWheel, Watcher
+from vrfstore.requirements.pip import PipSettings
+from vrfstore.store.leases import Lease
+from vrfstore.store.store import Store
+
+if TYPE_CHECKING:
+    import urllib3
+
+__all__ = ["Fetched", "fetch"]
+
+_WORKERS = 8
+_ATTEMPTS = 3
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A wheel of a lock that is an entry now.
+
+    Attributes:
+        plan: The entry.
+        size: Bytes that were fetched; 0 where the entry was there.
+    """
+
+    plan: EntryPlan
+    size: int
+
+
+def fetch(
+    store: Store, lease: Lease, wheels: Sequence[LockedWheel], settings: PipSettings, watch: Watcher
+) -> list[Fetched]:
+    """Make every wheel an entry; those that came whole stay, whatever becomes of the others.
+
+    Args:
+        store: The store.
+        lease: Protects the wheels' digests, and names what is on its way.
+        wheels: What is missing.
+        settings: How to reach the indexes.
+        watch: Is told ``fetching``, ``received``, ``fetched`` and ``unpacked`` of each.
+
+    Raises:
+        PackageIndexError: A wheel could not be fetched.
+        WheelError: One is not what the lock says, or not acceptable.
+    """
+    source = _Source(settings)
+    with ThreadPoolExecutor(min(_WORKERS, max(len(wheels), 1)), thread_name_prefix="fetch") as pool:
+        futures = [pool.submit(_obtain, store, lease, wheel, source, watch) for wheel in wheels]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            failed = next((future for future in done if future.exception() is not None), None)
+            if failed is not None:
+                failed.result()
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _obtain(store: Store, lease: Lease, wheel: LockedWheel, source: _Source, watch: Watcher) -> Fetched:
+    with store.hold_entry(wheel.digest, on_wait=lambda: watch(Event(kind="waiting", subject=wheel.filename))):
+        present = store.entry(wheel.digest, wheel.name, wheel.version)
+        if present is not None:
+            watch(Event(kind="unpacked", subject=wheel.filename))
+            return Fetched(present, 0)
+        temporary = _receive(store, lease, wheel, source, watch)
+        try:
+            size = os.path.getsize(temporary)
+            watch(Event(kind="fetched", subject=wheel.filename, size=size))
+            added = store.ingest_held(lease, temporary, wheel.filename, wheel.digest)
+        finally:
+            fs.remove_file(temporary)
+        watch(Event(kind="unpacked", subject=wheel.filename))
+        return Fetched(added.plan, size)
+
+
+def _receive(store: Store, lease: Lease, wheel: LockedWheel, source: _Source, watch: Watcher) -> str:
+    """Fetch a wheel into tmp/ and check its digest; a connection that breaks half-way is tried again."""
+    import urllib3.exceptions  # noqa: PLC0415 - 60 ms that only fetching pays
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            temporary, digest = store.receive(lease, source.chunks(wheel, watch))
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            if (
+                isinstance(error, OSError)
+                and error.errno is not None
+                and not isinstance(error, ConnectionError)
+            ):
+                # The disk's, or a file: source's; trying again will not mend those.
+                if wheel.url.startswith("file:") and isinstance(error, FileNotFoundError):
+                    raise PackageIndexError(
+                        f"{wheel.filename} is not at {wheel.url} any more", kind="wheel-missing"
+                    ) from error
+                raise
+            if attempt == _ATTEMPTS:
+                raise _unreachable(wheel, str(error)) from error
+            continue
+        if digest != wheel.digest:
+            fs.remove_file(temporary)
+            raise WheelError(
+                f"what the index sent has SHA-256 {digest}, the lock says {wheel.digest}",
+                kind="hash-mismatch",
+                path=wheel.filename,
+                hint="the index or something on the way changed the file; do not use it",
+            )
+        return temporary
+    raise AssertionError
+
+
+def _unreachable(wheel: LockedWheel, reason: str) -> PackageIndexError:
+    return PackageIndexError(
+        f"{wheel.filename} could not be fetched: {reason}",
+        kind="download-failed",
+        hint="try again; what has been fetched is kept",
+    )
+
+
+class _Source:
+    """Where wheels come from; keeps connections, and knows who we are to whom."""
+
+    def __init__(self, settings: PipSettings) -> None:
+        self._settings = settings
+        self._proxies = urllib.request.getproxies()
+        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._guard = threading.Lock()
+
+    def chunks(self, wheel: LockedWheel, watch: Watcher) -> Iterator[bytes]:
+        """Yield the bytes of a wheel as they come.
+
+        Raises:
+            PackageIndexError: The server says no.
+            urllib3.exceptions.HTTPError: The connection broke.
+            OSError: A local file cannot be read.
+        """
+        parts = urlsplit(wheel.url)
+        chunks = self._local(unquote(parts.path)) if parts.scheme == "file" else self._remote(wheel, watch)
+        for chunk in chunks:
+            watch(Event(kind="received", subject=wheel.filename, size=len(chunk)))
+            yield chunk
+
+    def _local(self, path: str) -> Iterator[bytes]:
+        with open(path, "rb") as stream:
+            yield from iter(lambda: stream.read(_CHUNK), b"")
+
+    def _remote(self, wheel: LockedWheel, watch: Watcher) -> Iterator[bytes]:
+        response = self._pool(wheel.url).request(
+            "GET", wheel.url, headers=self._headers(wheel.url), preload_content=False
+        )
+        try:
+            if response.status != 200:  # noqa: PLR2004 - OK
+                raise _unreachable(
+                    wheel, f"the server answers {response.status} {response.reason or ''}".strip()
+                )
+            total = response.headers.get("Content-Length", "")
+            watch(
+                Event(kind="fetching", subject=wheel.filename, total=int(total) if total.isdecimal() else 0)
+            )
+            # The wheel as it is, never a transfer encoding undone: the digest is over these bytes.
+            yield from response.stream(_CHUNK, decode_content=False)
+        finally:
+            response.release_conn()
+
+    def _headers(self, url: str) -> dict[str, str]:
+        import urllib3  # noqa: PLC0415
+
+        headers = {"Accept-Encoding": "identity", "User-Agent": "vrfstore"}
+        who = self._credentials(urlsplit(url).netloc)
+        if who is not None:
+            headers |= urllib3.make_headers(basic_auth=":".join(who))
+        return headers
+
+    def _credentials(self, host: str) -> tuple[str, str] | None:
+        """Return who we are to a host: as an index URL of pip's configuration has it, else as ~/.netrc has."""
+        for index in self._settings.indexes:
+            parts = urlsplit(index)
+            user, at, netloc = parts.netloc.rpartition("@")
+            if at and netloc == host:
+                name, _, password = user.partition(":")
+                return unquote(name), unquote(password)
+        try:
+            found = netrc.netrc().authenticators(host.partition(":")[0])
+        except (OSError, netrc.NetrcParseError):
+            return None
+        return None if found is None else (found[0], found[2] or "")
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        bypass = urllib.request.proxy_bypass(parts.hostname or "")
+        proxy = "" if bypass else self._settings.proxy or self._proxies.get(parts.scheme, "")
+        with self._guard:
+            return self._pools.get(proxy) or self._new_pool(proxy)
+
+    def _new_pool(self, proxy: str) -> urllib3.PoolManager:
+        import urllib3  # noqa: PLC0415
+
+        options: dict[str, Any] = {
+            "maxsize": _WORKERS,
+            "timeout": urllib3.Timeout(self._settings.timeout),
+            "retries": urllib3.Retry(
+                total=_ATTEMPTS, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504),
+                raise_on_status=False,
+            ),
+            "ssl_context": self._ssl(),
+        }  # fmt: skip
+        pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        self._pools[proxy] = pool
+        return pool
+
+    def _ssl(self) -> ssl.SSLContext:
+        chosen = self._settings.certificate or os.environ.get("REQUESTS_CA_BUNDLE", "")
+        if not chosen:
+            context = ssl.create_default_context()
+        elif os.path.isdir(chosen):
+            context = ssl.create_default_context(capath=chosen)
+        else:
+            context = ssl.create_default_context(cafile=chosen)
+        if self._settings.client_certificate:
+            context.load_cert_chain(self._settings.client_certificate)
+        return context

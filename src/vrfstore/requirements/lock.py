@@ -1,0 +1,127 @@
+"""Locks as ``pylock.toml`` (PEP 751): the resolved set of wheels, in a form that pip and uv read too."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from vrfstore import fs
+from vrfstore.errors import RequirementsError
+from vrfstore.model import Digest, Lock, LockedWheel
+from vrfstore.store.layout import Layout
+from vrfstore.store.leases import Lease
+from vrfstore.store.memos import replace
+
+if TYPE_CHECKING:
+    from packaging.pylock import Package, Pylock
+
+__all__ = ["dumps", "lock_digest", "read", "write"]
+
+
+def dumps(lock: Lock) -> str:
+    """Return a lock as the text of a ``pylock.toml``; equal locks give equal text."""
+    import tomli_w  # noqa: PLC0415 - only a new lock pays
+    from packaging.pylock import Pylock  # noqa: PLC0415
+    from packaging.specifiers import SpecifierSet  # noqa: PLC0415
+    from packaging.version import Version  # noqa: PLC0415
+
+    pylock = Pylock(
+        lock_version=Version("1.0"),
+        created_by="vrfstore",
+        requires_python=SpecifierSet(f"=={lock.python}.*"),
+        packages=[_package(wheel) for wheel in lock.wheels],
+    )
+    pylock.validate()
+    return tomli_w.dumps(pylock.to_dict())
+
+
+def _package(wheel: LockedWheel) -> Package:
+    from packaging.pylock import Package, PackageWheel  # noqa: PLC0415
+    from packaging.specifiers import SpecifierSet  # noqa: PLC0415
+    from packaging.utils import canonicalize_name  # noqa: PLC0415
+    from packaging.version import Version  # noqa: PLC0415
+
+    parts = urlsplit(wheel.url)
+    local = parts.scheme == "file"
+    return Package(
+        name=canonicalize_name(wheel.name),
+        version=Version(wheel.version),
+        requires_python=SpecifierSet(wheel.requires_python) if wheel.requires_python else None,
+        wheels=[
+            PackageWheel(
+                name=wheel.filename,
+                url=None if local else wheel.url,
+                path=unquote(parts.path) if local else None,
+                hashes={"sha256": wheel.digest},
+            )
+        ],
+    )
+
+
+def loads(text: str, path: str) -> Lock:
+    """Return the lock that a ``pylock.toml`` of ours holds.
+
+    Raises:
+        RequirementsError: It is not one.
+    """
+    from packaging.pylock import Pylock, PylockValidationError  # noqa: PLC0415
+
+    try:
+        return _from_pylock(Pylock.from_dict(tomllib.loads(text)))
+    except (tomllib.TOMLDecodeError, PylockValidationError, KeyError, ValueError) as error:
+        raise RequirementsError(f"not a lock: {error}", kind="lock-invalid", path=path) from error
+
+
+def _from_pylock(pylock: Pylock) -> Lock:
+    wheels = []
+    for package in pylock.packages:
+        (wheel,) = package.wheels or ()
+        wheels.append(
+            LockedWheel(
+                name=package.name,
+                version=str(package.version),
+                filename=wheel.filename,
+                digest=Digest(wheel.hashes["sha256"]),
+                url=wheel.url or f"file://{wheel.path}",
+                requires_python=str(package.requires_python) if package.requires_python else None,
+            )
+        )
+    python = str(pylock.requires_python or "").removeprefix("==").removesuffix(".*")
+    return Lock(wheels=tuple(wheels), python=python)
+
+
+def lock_digest(text: str) -> str:
+    """Return what names a lock in ``locks/``: the SHA-256 of its text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def lock_path(layout: Layout, digest: str) -> str:
+    """Return where the lock of this digest is."""
+    return layout.of("locks", f"{digest}.toml")
+
+
+def write(layout: Layout, lease: Lease, lock: Lock) -> str:
+    """Keep a lock in the store, unless it is there; return its digest."""
+    text = dumps(lock)
+    digest = lock_digest(text)
+    path = lock_path(layout, digest)
+    if not os.path.exists(path):
+        replace(layout, lease, path, text.encode())
+    return digest
+
+
+def read(layout: Layout, digest: str) -> Lock | None:
+    """Return the lock of this digest, if it is in the store and whole."""
+    path = lock_path(layout, digest)
+    try:
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    if lock_digest(text) != digest:
+        fs.remove_file(path)
+        return None
+    return loads(text, path)

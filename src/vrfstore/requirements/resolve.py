@@ -1,0 +1,273 @@
+"""Resolving a request with pip: a dry run against the base, whose report becomes a lock.
+
+``pip install --dry-run --report`` sees what the base has and leaves it out; only wheels are taken. What pip says
+when it fails is sorted into the few things that can be wrong, in the words of whoever wrote the requirements.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from vrfstore import fs
+from vrfstore.errors import PackageIndexError, ResolutionError, VrfstoreError, WheelError
+from vrfstore.model import Digest, Interpreter, Lock, LockedWheel, Requirement, Requirements
+from vrfstore.requirements import pip
+from vrfstore.store.leases import Lease
+from vrfstore.store.store import Store
+
+__all__ = ["lock_from_report", "resolution_error", "resolve"]
+
+_VERSIONS_SHOWN = 5
+
+
+def resolve(
+    store: Store, lease: Lease, requirements: Requirements, interpreter: Interpreter, log: str
+) -> Lock:
+    """Resolve requirements for an interpreter and what it already has.
+
+    Args:
+        store: Where pip's files go, and where an older pip is fetched to if this Python needs one.
+        lease: Names the files in tmp/.
+        requirements: What is asked for; not empty.
+        interpreter: The base.
+        log: Where pip's own words are kept if it fails.
+
+    Raises:
+        ResolutionError: There is no such package, version, or wheel, or they conflict.
+        PackageIndexError: The index did not answer.
+        WheelError: A hash does not match.
+    """
+    names = ("requirements.txt", "report.json", "pip.log")
+    directory = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+    fs.make_directory(directory)
+    asked, report, words = (f"{directory}/{name}" for name in names)
+    try:
+        fs.write_file(asked, requirements.canonical.encode())
+        with pip.pip_for(store, interpreter) as runner:
+            done = pip.run(
+                interpreter.executable,
+                runner,
+                ["install", "--dry-run", "--quiet", "--only-binary", ":all:", "--report", report,
+                 "--log", words, "--requirement", asked],
+            )  # fmt: skip
+        if done.returncode != 0:
+            kept = _keep(words, log)
+            text = _read(words) or done.stderr
+            error = resolution_error(done.stderr, text, requirements, interpreter)
+            error.log = kept
+            raise error
+        with open(report, encoding="utf-8") as stream:
+            return lock_from_report(json.load(stream), interpreter)
+    finally:
+        fs.remove_tree(directory)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def _keep(words: str, log: str) -> str | None:
+    try:
+        shutil.copyfile(words, log)
+    except OSError:
+        return None
+    return log
+
+
+def lock_from_report(report: Mapping[str, Any], interpreter: Interpreter) -> Lock:
+    """Turn pip's installation report (version 1) into a lock.
+
+    Raises:
+        ResolutionError: Something in it is not a wheel, or has no SHA-256.
+    """
+    wheels = sorted((_locked(item) for item in report["install"]), key=lambda wheel: wheel.name)
+    return Lock(wheels=tuple(wheels), python=interpreter.short_version)
+
+
+def _locked(item: Mapping[str, Any]) -> LockedWheel:
+    download = item["download_info"]
+    url = without_credentials(download["url"])
+    filename = unquote(urlsplit(url).path.rpartition("/")[2])
+    digest = download.get("archive_info", {}).get("hashes", {}).get("sha256")
+    try:
+        name, version, _, _ = parse_wheel_filename(filename)
+    except InvalidWheelFilename as error:
+        raise ResolutionError(f"{filename} is not a wheel", kind="no-wheel") from error
+    if not digest:
+        raise ResolutionError(
+            f"the index gives no SHA-256 for {filename}",
+            kind="no-hash",
+            hint="use an index that publishes hashes",
+        )
+    return LockedWheel(
+        name=str(name),
+        version=str(version),
+        filename=filename,
+        digest=Digest(digest),
+        url=url,
+        requires_python=item["metadata"].get("requires_python"),
+    )
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL without user, password and fragment; nothing that is written down may have them."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+
+
+def resolution_error(
+    stderr: str, log: str, requirements: Requirements, interpreter: Interpreter
+) -> VrfstoreError:
+    """Sort what a failed pip said into one error.
+
+    Args:
+        stderr: Its messages.
+        log: Its whole log.
+        requirements: What was asked; gives the line to blame.
+        interpreter: For whom.
+    """
+    if "DO NOT MATCH THE HASHES" in stderr:
+        return _hash_error(stderr, requirements)
+    missing = re.search(r"No matching distribution found for (\S+)", stderr)
+    if missing is not None:
+        return _missing(missing[1], stderr, log, requirements, interpreter)
+    if "ResolutionImpossible" in stderr:
+        return _conflict(log, requirements)
+    if re.search(
+        r"connection|timed? ?out|resolve host|HTTP error|SSLError|ProxyError", stderr, re.IGNORECASE
+    ):
+        return _unreachable(stderr, log)
+    return ResolutionError(f"pip failed: {pip.last_line(stderr)}")
+
+
+def _named(requirements: Requirements, name: str) -> Requirement | None:
+    wanted = canonicalize_name(re.split(r"[\s\[<>=!~;@(]", name, maxsplit=1)[0])
+    return next((item for item in requirements.items if item.name == wanted), None)
+
+
+def _missing(
+    wanted: str, stderr: str, log: str, requirements: Requirements, interpreter: Interpreter
+) -> VrfstoreError:
+    name = canonicalize_name(re.split(r"[\[<>=!~;@]", wanted, maxsplit=1)[0])
+    pages = [line for line in log.splitlines() if f"/{name}" in line]
+    absent = any("404 Client Error" in line for line in pages)
+    broken = [line for line in log.splitlines() if re.search(r"Could not fetch URL|Retrying \(", line)]
+    if not absent and any("404 Client Error" not in line for line in broken):
+        return _unreachable(stderr, log)
+    item = _named(requirements, name)
+    origin = re.search(rf"requirement {re.escape(wanted)} \(from (?!versions)([^)]+)\)", stderr)
+    brought = f", which {origin[1]} needs," if origin is not None and item is None else ""
+    line = item.line if item is not None else None
+    path = requirements.path
+    listed = re.search(r"\(from versions: ([^)]*)\)", stderr)
+    versions = [] if listed is None or listed[1] == "none" else listed[1].split(", ")
+    if versions:
+        shown = ", ".join(versions[-_VERSIONS_SHOWN:])
+        return ResolutionError(
+            f"no version of {name}{brought} satisfies {wanted}; the newest for this Python are: {shown}",
+            kind="no-version",
+            path=path,
+            line=line,
+            hint=f"ask for one that exists, as in: {name}=={versions[-1]}",
+        )
+    skipped = [entry for entry in log.splitlines() if "Skipping link" in entry or "Link requires" in entry]
+    if any(re.search(rf"/{re.escape(name)}/|{re.escape(name)}", _normal(entry)) for entry in skipped):
+        return ResolutionError(
+            f"{name}{brought} has no wheel for Python {interpreter.version} on {interpreter.platform}",
+            kind="no-wheel",
+            path=path,
+            line=line,
+            hint="choose another version or package; vrfstore installs wheels only",
+        )
+    return ResolutionError(
+        f"there is no package {name} on the index{brought.rstrip(',')}",
+        kind="package-missing",
+        path=path,
+        line=line,
+        hint="check the spelling of the name",
+    )
+
+
+def _normal(text: str) -> str:
+    return re.sub(r"[-_.]+", "-", text).lower()
+
+
+def _conflict(log: str, requirements: Requirements) -> ResolutionError:
+    """Name both sides: pip lists them in its log after ``The conflict is caused by:``."""
+    lines = [re.sub(r"^\S+ ", "", line).strip() for line in log.splitlines()]
+    causes = _after(lines, "The conflict is caused by:")
+    sides = "; ".join(cause.replace("The user requested", "the file asks for") for cause in causes)
+    item = next((found for cause in causes if (found := _named(requirements, cause.split()[-1]))), None)
+    return ResolutionError(
+        "the requirements contradict each other" + (f": {sides}" if sides else ""),
+        kind="conflict",
+        path=requirements.path,
+        line=item.line if item is not None else None,
+        hint="loosen or remove one of them",
+    )
+
+
+def _after(lines: Sequence[str], heading: str) -> list[str]:
+    if heading not in lines:
+        return []
+    start = lines.index(heading) + 1
+    found: list[str] = []
+    for line in lines[start:]:
+        if not line or line.startswith(("To fix", "Additionally")):
+            break
+        found.append(line)
+    return found
+
+
+def _hash_error(stderr: str, requirements: Requirements) -> WheelError:
+    line = next(
+        (line.strip() for line in stderr.splitlines() if " from http" in line or " from file" in line), ""
+    )
+    name = line.split("=")[0].split()[0] if line else ""
+    expected = _values(stderr, r"Expected sha\d+ (\w+)")
+    got = _values(stderr, r"Got\s+(\w+)")
+    item = _named(requirements, name) if name else None
+    error = WheelError(
+        f"the wheel of {name or 'a package'} has another hash ({got}) than the file asks for ({expected})",
+        kind="hash-mismatch",
+        path=requirements.path,
+        hint="if the version was changed on purpose, write its own hash",
+    )
+    error.line = item.line if item is not None else None
+    return error
+
+
+def _values(text: str, pattern: str) -> str:
+    return ", ".join(f"{value[:12]}…" for value in _unique(re.findall(pattern, text))) or "none"
+
+
+def _unique(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _unreachable(stderr: str, log: str) -> PackageIndexError:
+    reason = re.search(
+        r"(\[Errno [-\d]+\] [^'\")]+|\d{3} (?:Client|Server) Error: \w[\w ]*)", f"{stderr}\n{log}"
+    )
+    return PackageIndexError(
+        f"the package index did not answer{f': {reason[1].strip()}' if reason else ''}",
+        kind="index-unreachable",
+        hint="check the network, the proxy and pip's configuration (pip config list)",
+    )
+
+
+def log_path(store: Store, digest: str) -> str:
+    """Return where the words of a failed resolution of this request are kept."""
+    return os.path.join(store.layout.of("logs"), f"resolve-{digest[:20]}.log")

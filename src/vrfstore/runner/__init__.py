@@ -1,0 +1,1 @@
+"""The contract with whoever asks for environments: the parts put together."""

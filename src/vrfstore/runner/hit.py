@@ -1,0 +1,87 @@
+"""The path of a hit: from a requirements file to an environment by one memo and a few stats.
+
+``vrfstore link`` comes here before anything else is loaded, so this module imports only what is cheap: no click,
+no packaging, no json, no dataclasses. Whatever it does not fully understand it leaves to the whole way, by
+returning None; the tests hold both to the same answer.
+
+The input digest is the SHA-256 of one line of canonical JSON (see ``codec``) and the raw bytes of the file after
+it. The line has the keys ``format`` (of the store), ``python`` (the absolute path of the interpreter that was
+asked for, not resolved) and ``variables`` (those of ``deciding_variables``, by name).
+"""
+
+from __future__ import annotations
+
+from vrfstore import codec, fs
+from vrfstore.store.layout import FORMAT, MEMO_SCHEMA, Layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Hit", "deciding_variables", "input_digest", "look_up"]
+
+_CONFIGURATION = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
+"""Where pip looks for its configuration."""
+
+
+class Hit:
+    """An environment that stands, found by its memo.
+
+    Attributes:
+        directory: The environment's directory name.
+        lock: The digest of its lock.
+        python: The absolute path of its python.
+    """
+
+    __slots__ = ("directory", "lock", "python")
+
+    def __init__(self, directory: str, lock: str, python: str) -> None:
+        self.directory = directory
+        self.lock = lock
+        self.python = python
+
+
+def deciding_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return those environment variables that have a say in what a requirements file resolves to."""
+    return {
+        name: value for name, value in variables.items() if name.startswith("PIP_") or name in _CONFIGURATION
+    }
+
+
+def input_digest(data: bytes, python: str, variables: Mapping[str, str]) -> str:
+    """Return the digest that names the memo of an input.
+
+    Args:
+        data: The raw bytes of the requirements file.
+        python: The absolute path of the interpreter that was asked for.
+        variables: All environment variables.
+    """
+    head = {"format": FORMAT, "python": python, "variables": deciding_variables(variables)}
+    return codec.hexdigest(codec.dumps(head) + data)
+
+
+def look_up(layout: Layout, digest: str) -> Hit | None:
+    """Return the environment that a memo leads to, if everything that decided is as it was.
+
+    Refreshes its last use. Costs one read and a stat for each path that had a say; its time does not depend on
+    how much is in the store.
+    """
+    try:
+        with open(layout.of("inputs", f"{digest}.json"), "rb") as stream:
+            memo = codec.loads(stream.read())
+        if memo["schema"] != MEMO_SCHEMA:
+            return None
+        environment, own, stats = memo["environment"], memo["own"], memo["stats"]
+        if not fs.stamp(layout.record(environment)):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # After the stamp, and before looking whether it is there: see store.condemned.
+    if fs.stat_token(layout.condemned) != "-":
+        return None
+    root = layout.of("environments", environment)
+    if any(fs.stat_token(f"{root}/{path}") != token for path, token in own.items()):
+        return None
+    if any(fs.stat_token(path) != token for path, token in stats.items()):
+        return None
+    return Hit(environment, memo["lock"], f"{root}/bin/python")

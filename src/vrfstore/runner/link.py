@@ -1,0 +1,330 @@
+"""``link``: the parts put together, from a requirements file to an environment that stands.
+
+::
+
+    file ──input digest──▶ memo ──▶ environment                          a hit: see runner.hit
+      └─parse─▶ request digest ──▶ memo ──▶ lock                         known: no resolver
+                     └──────────resolve──────┘ └─fetch what is missing─▶ entries ─link─▶ environment ─▶ memos
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from vrfstore import codec, fs
+from vrfstore import interpreter as probing
+from vrfstore.linker.link import environment_key
+from vrfstore.linker.link import link as link_environment
+from vrfstore.model import (
+    Digest,
+    EntryPlan,
+    EntryReference,
+    Event,
+    Interpreter,
+    Lock,
+    LockedWheel,
+    Requirements,
+    Watcher,
+)
+from vrfstore.requirements import fetch, pip, resolve
+from vrfstore.requirements import lock as locks
+from vrfstore.requirements import parse as parsing
+from vrfstore.runner import hit
+from vrfstore.store import interpreters, leases, memos
+from vrfstore.store.layout import FORMAT
+from vrfstore.store.leases import Lease
+from vrfstore.store.records import EnvironmentRecord
+from vrfstore.store.store import Store
+
+__all__ = ["LinkResult", "LinkedPackage", "link"]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedPackage:
+    """One distribution of an environment. ``reused`` says that its entry was there before."""
+
+    name: str
+    version: str
+    digest: Digest
+    reused: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinkResult:
+    """What ``link`` found or made.
+
+    Attributes:
+        status: ``hit`` (nothing had to be done), ``linked`` (all wheels were in the store) or ``built``.
+        python: The absolute path of the environment's python.
+        environment: The absolute path of the environment.
+        lock: The absolute path of its ``pylock.toml``.
+        packages: What is in it, sorted by name; not what the base has.
+        downloaded: Bytes that were fetched.
+        warnings: What the caller should know.
+        timings: Seconds by step: ``probe``, ``resolve``, ``fetch``, ``link``, ``total``.
+        lease: What keeps the environment, if that was asked for; the caller's to release.
+    """
+
+    status: str
+    python: str
+    environment: str
+    lock: str
+    packages: tuple[LinkedPackage, ...]
+    downloaded: int
+    warnings: tuple[str, ...]
+    timings: Mapping[str, float]
+    lease: Lease | None = None
+
+
+def link(
+    requirements: str | os.PathLike[str],
+    *,
+    python: str | None = None,
+    store: str | os.PathLike[str] | Store | None = None,
+    refresh: bool = False,
+    lease: bool = False,
+    watch: Watcher | None = None,
+) -> LinkResult:
+    """Make the environment of a requirements file exist, and say where it is.
+
+    Args:
+        requirements: The file.
+        python: The base interpreter: a path, or a version or command on PATH; by default the Python that
+            vrfstore itself stands on.
+        store: The store, or its directory; by default ``$VRFSTORE_HOME``, else the user's data directory.
+        refresh: Resolve again, even if it is known what the file resolved to.
+        lease: Keep the environment from gc until the result's ``lease`` is released, or this process and all
+            that inherit its descriptor have ended.
+        watch: Is told what long steps do; called from several threads.
+
+    Raises:
+        RequirementsError: The file cannot be read or parsed, or asks for what it may not.
+        InterpreterError: The base is missing or unsuitable.
+        StoreError: The store cannot be used.
+        ResolutionError, PackageIndexError: No set of wheels, or no answer.
+        WheelError, CollisionError: A wheel is not acceptable, or two do not go together.
+        OSError: The disk is full, or worse.
+    """
+    opened = store if isinstance(store, Store) else Store.open(store)
+    path = os.fspath(requirements)
+    data = parsing.read(path)
+    executable = probing.find(python)
+    digest = hit.input_digest(data, executable, os.environ)
+    clock = _Clock()
+    if not refresh:
+        found, kept = _look_up(opened, digest, lease=lease)
+        if found is not None:
+            return _hit_result(opened, found, clock, kept)
+    asked = parsing.parse(data, path)
+    return _Link(opened, asked, executable, digest, clock, watch or _nobody).run(refresh=refresh, lease=lease)
+
+
+def _nobody(event: Event) -> None:
+    del event
+
+
+def _look_up(store: Store, digest: str, *, lease: bool) -> tuple[hit.Hit | None, Lease | None]:
+    found = hit.look_up(store.layout, digest)
+    if found is None or not lease:
+        return found, None
+    # Only now it is known what to lease; after that, everything is looked at again.
+    kept = leases.take(store.layout, environment=found.directory.partition(".")[0])
+    found = hit.look_up(store.layout, digest)
+    if found is None:
+        kept.release()
+        return None, None
+    return found, kept
+
+
+def _hit_result(store: Store, found: hit.Hit, clock: _Clock, kept: Lease | None) -> LinkResult:
+    record = store.record(found.directory)
+    packages = (
+        LinkedPackage(wheel.name, wheel.version, wheel.digest, reused=True) for wheel in record.wheels
+    )
+    return LinkResult(
+        status="hit",
+        python=found.python,
+        environment=store.layout.of("environments", found.directory),
+        lock=locks.lock_path(store.layout, found.lock),
+        packages=tuple(packages),
+        downloaded=0,
+        warnings=(),
+        timings=clock.finish(),
+        lease=kept,
+    )
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Measures steps, in seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - began
+
+    def finish(self) -> dict[str, float]:
+        return {**self.seconds, "total": time.perf_counter() - self.began}
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """The whole way, for one call."""
+
+    store: Store
+    asked: Requirements
+    executable: str
+    input_digest: str
+    clock: _Clock
+    watch: Watcher
+
+    def run(self, *, refresh: bool, lease: bool) -> LinkResult:
+        layout = self.store.layout
+        with self.store.session() as session:
+            with self.clock.step("probe"):
+                base = interpreters.known(layout, session, self.executable)
+            # Before anything is looked at that these stats vouch for.
+            stats = self._deciding_stats(base)
+            lock, lock_digest, warnings = self._lock(session, base, refresh=refresh)
+            key = environment_key([wheel.digest for wheel in lock.wheels], base)
+            digests = [wheel.digest for wheel in lock.wheels]
+            with leases.take(layout, environment=key, digests=digests, lock=lock_digest) as working:
+                locks.write(layout, working, lock)
+                plans, new, downloaded = self._entries(working, lock)
+                self.watch(Event(kind="linking", total=len(plans)))
+                with self.clock.step("link"):
+                    record, made = link_environment(
+                        self.store, working, plans, base, key=key, lock=lock_digest
+                    )
+                self._remember(working, record, stats)
+                kept = leases.take(layout, environment=key) if lease else None
+        return self._result(record, new, downloaded, warnings, made=made, kept=kept)
+
+    def _deciding_stats(self, base: Interpreter) -> dict[str, str]:
+        deciding = (*interpreters.deciding_paths(base), *pip.configuration_files(base))
+        return {path: fs.stat_token(path) for path in deciding}
+
+    def _lock(self, session: Lease, base: Interpreter, *, refresh: bool) -> tuple[Lock, str, tuple[str, ...]]:
+        """Return the lock of the request, its digest, and warnings."""
+        if not self.asked.items:
+            lock = Lock(wheels=(), python=base.short_version)
+            warning = f"{self.asked.path} names no packages; the environment has only what {base.real} has"
+            return lock, locks.lock_digest(locks.dumps(lock)), (warning,)
+        digest = self._request_digest(base)
+        known = None if refresh else self._known_lock(digest)
+        if known is not None:
+            return *known, ()
+        waiting = Event(kind="waiting", subject="another vrfstore that resolves the same request")
+        with self.store.hold_request(digest, on_wait=lambda: self.watch(waiting)):
+            known = None if refresh else self._known_lock(digest)
+            if known is not None:
+                return *known, ()
+            self.watch(Event(kind="resolving", subject=self.asked.path))
+            with self.clock.step("resolve"):
+                log = resolve.log_path(self.store, digest)
+                lock = resolve.resolve(self.store, session, self.asked, base, log)
+            lock_digest = locks.lock_digest(locks.dumps(lock))
+            with leases.take(self.store.layout, lock=lock_digest) as keeping:
+                locks.write(self.store.layout, keeping, lock)
+                memo = memos.RequestMemo(lock=lock_digest, resolved_at=int(time.time()))
+                memos.write_request(self.store.layout, keeping, digest, memo)
+        self.watch(Event(kind="resolved", total=len(lock.wheels)))
+        return lock, lock_digest, ()
+
+    def _request_digest(self, base: Interpreter) -> str:
+        """Name the request: what is asked, for whom, and where it may come from. Not how it is written."""
+        return codec.digest_of(
+            {
+                "base": [list(distribution) for distribution in base.base],
+                "format": FORMAT,
+                "interpreter": base.identity,
+                "requirements": self.asked.canonical,
+                "configuration": {path: _content(path) for path in pip.configuration_files(base)},
+                "variables": {name: value for name, value in os.environ.items() if name.startswith("PIP_")},
+            }
+        )
+
+    def _known_lock(self, digest: str) -> tuple[Lock, str] | None:
+        memo = memos.read_request(self.store.layout, digest)
+        lock = None if memo is None else locks.read(self.store.layout, memo.lock)
+        return None if lock is None or memo is None else (lock, memo.lock)
+
+    def _entries(self, working: Lease, lock: Lock) -> tuple[list[EntryPlan], frozenset[Digest], int]:
+        """Return the plans of all wheels of a lock, which of them are new, and how many bytes were fetched."""
+        self.store.await_entries((wheel.digest, wheel.name, wheel.version) for wheel in lock.wheels)
+        present: list[EntryPlan] = []
+        missing: list[LockedWheel] = []
+        for wheel in lock.wheels:
+            plan = self.store.entry(wheel.digest, wheel.name, wheel.version)
+            if plan is None:
+                missing.append(wheel)
+            else:
+                present.append(plan)
+        if not missing:
+            return present, frozenset(), 0
+        with self.clock.step("fetch"):
+            fetched = fetch.fetch(self.store, working, missing, pip.settings(), self.watch)
+        new = frozenset(item.plan.reference.digest for item in fetched if item.size)
+        return [*present, *(item.plan for item in fetched)], new, sum(item.size for item in fetched)
+
+    def _remember(self, working: Lease, record: EnvironmentRecord, stats: dict[str, str]) -> None:
+        """Write the input memo, unless what decided has changed meanwhile: then the next call finds out anew."""
+        layout = self.store.layout
+        if any(fs.stat_token(path) != token for path, token in stats.items()):
+            return
+        root = layout.of("environments", record.directory)
+        memos.write_input(
+            layout,
+            working,
+            self.input_digest,
+            environment=record.directory,
+            lock=record.lock,
+            own={path: fs.stat_token(f"{root}/{path}") for path in record.own},
+            stats=stats,
+        )
+
+    def _result(
+        self,
+        record: EnvironmentRecord,
+        new: frozenset[Digest],
+        downloaded: int,
+        warnings: tuple[str, ...],
+        *,
+        made: bool,
+        kept: Lease | None,
+    ) -> LinkResult:
+        environment = self.store.layout.of("environments", record.directory)
+        return LinkResult(
+            status="built" if new else "linked" if made else "hit",
+            python=f"{environment}/bin/python",
+            environment=environment,
+            lock=locks.lock_path(self.store.layout, record.lock),
+            packages=tuple(_package(wheel, new) for wheel in record.wheels),
+            downloaded=downloaded,
+            warnings=warnings,
+            timings=self.clock.finish(),
+            lease=kept,
+        )
+
+
+def _package(wheel: EntryReference, new: frozenset[Digest]) -> LinkedPackage:
+    return LinkedPackage(wheel.name, wheel.version, wheel.digest, reused=wheel.digest not in new)
+
+
+def _content(path: str) -> str | None:
+    """Return a digest of a configuration file, which may hold credentials; None where there is none."""
+    try:
+        with open(path, "rb") as stream:
+            return codec.hexdigest(stream.read())
+    except OSError:
+        return None

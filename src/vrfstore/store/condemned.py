@@ -1,0 +1,77 @@
+"""The list of names that a gc is about to rename aside, and how those who use things honour it.
+
+Who uses: stamp (and lease) → read this list → check that the thing is there → use it.
+Who collects: put the list in place → read leases, roots and stamps *again* → rename what is still dead.
+A stamp made before that second reading is seen by it; one made after sees the list, or that the thing is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Collection
+
+from vrfstore import fs
+from vrfstore.errors import BusyError
+from vrfstore.store.holds import hold
+from vrfstore.store.layout import Layout
+
+__all__ = ["CAPACITY", "names", "publish", "wait_until_clear", "withdraw"]
+
+CAPACITY = 80 * 1024
+"""Bytes of the preallocated list: room for 256 names of up to 300 bytes."""
+
+_PATIENCE = 2.0
+"""Seconds. A batch lasts milliseconds; a list that stays longer was left by a collector that was killed."""
+
+
+def names(layout: Layout) -> frozenset[str]:
+    """Return the condemned names, such as ``environments/<key>`` and ``entries/<directory>``."""
+    try:
+        with open(layout.condemned, "rb") as stream:
+            # The file is preallocated and may be longer than its list, which ends at the first NUL.
+            return frozenset(stream.read().partition(b"\0")[0].decode().splitlines())
+    except FileNotFoundError:
+        return frozenset()
+
+
+def wait_until_clear(layout: Layout, wanted: Collection[str]) -> None:
+    """Return when none of the wanted names is condemned any more; they may be gone by then.
+
+    Raises:
+        BusyError: A collector that is alive still has one on its list after two seconds.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while not names(layout).isdisjoint(wanted):
+        with contextlib.suppress(BusyError, FileNotFoundError), hold(layout.of("gc", "run"), timeout=0):
+            # No collector is alive: whoever left the list did not get to finish. What it had renamed is dead
+            # already; the rest is not condemned any more.
+            fs.rename(layout.condemned, layout.of("gc", "spare"))
+            return
+        if time.monotonic() >= deadline:
+            raise BusyError(
+                f"gc has been at work on what is wanted for {_PATIENCE:.0f} seconds", kind="gc-busy"
+            )
+        time.sleep(0.01)
+
+
+def publish(layout: Layout, condemned: list[str]) -> None:
+    """Put the list in place; the caller holds ``gc/run``.
+
+    The preallocated ``gc/spare`` is overwritten and renamed, so that a full disk does not matter.
+    """
+    spare = layout.of("gc", "spare")
+    data = "".join(f"{name}\n" for name in condemned).encode()
+    descriptor = os.open(spare, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        room = max(os.fstat(descriptor).st_size, CAPACITY)
+        fs.overwrite(descriptor, spare, data.ljust(room, b"\0"))
+    finally:
+        os.close(descriptor)
+    fs.rename(spare, layout.condemned)
+
+
+def withdraw(layout: Layout) -> None:
+    """Take the list back; the caller holds ``gc/run``."""
+    fs.rename(layout.condemned, layout.of("gc", "spare"))

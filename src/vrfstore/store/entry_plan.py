@@ -1,0 +1,350 @@
+"""Deciding, once per wheel, what linking will need to know of it. Pure: from names to a plan.
+
+The rules are those of docs/design.md, "Folding". In short: a package directory is one link; a directory that
+several wheels share, or that tools write into, is real.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vrfstore.model import Digest, EntryPlan, EntryReference, Node, Tree
+from vrfstore.store.layout import SITE_PACKAGES
+
+__all__ = [
+    "DATA",
+    "HEADERS",
+    "SCRIPTS",
+    "StoredFile",
+    "directory_tree",
+    "link_target",
+    "plan_from_json",
+    "plan_to_json",
+    "ready_links",
+    "ready_record",
+    "scheme_trees",
+]
+
+DATA = "data"
+SCRIPTS = "scripts"
+HEADERS = "headers"
+
+INSTALLED = {
+    SITE_PACKAGES: "lib/pythonX.Y/site-packages",
+    DATA: "",
+    SCRIPTS: "bin",
+    HEADERS: "include/site/pythonX.Y",
+}
+"""Where each scheme lies below an environment. Only the number of parts matters for a ready-made link."""
+
+SHARED_DATA = frozenset(
+    [
+        "bin", "include", "lib", "share",
+        "share/applications", "share/doc", "share/icons", "share/locale", "share/man",
+        *(f"share/man/man{section}" for section in range(1, 10)),
+        "share/jupyter", "share/jupyter/kernels", "share/jupyter/lab", "share/jupyter/labextensions",
+        "share/jupyter/nbconvert", "share/jupyter/nbconvert/templates", "share/jupyter/nbextensions",
+    ]
+)  # fmt: skip
+"""Directories of the data scheme that several wheels fill, or that tools write into: always real."""
+
+_OPAQUE_ABOVE = 64
+"""A directory without any module and with more files than this is never listed in a plan."""
+
+_PLAN_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredFile:
+    """One regular file of an entry.
+
+    Attributes:
+        path: Relative to the entry, such as ``site-packages/six.py``.
+        size: Bytes.
+        mode: 0o444 or 0o555.
+        sha256: 64 hexadecimal digits.
+    """
+
+    path: str
+    size: int
+    mode: int
+    sha256: str
+
+
+@dataclass(slots=True)
+class _Directory:
+    """A directory while its tree is being decided."""
+
+    path: str
+    directories: dict[str, _Directory] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
+
+    def importable(self) -> bool:
+        """Whether there is a module anywhere below."""
+        return any(_is_module(name) for name in self.files) or any(
+            child.importable() for child in self.directories.values()
+        )
+
+    def regular_package(self) -> bool:
+        return any(name.startswith("__init__.") and _is_module(name) for name in self.files)
+
+
+def _is_module(name: str) -> bool:
+    # `libopenblas.so.0` is a library; `x.so`, `x.abi3.so` and `x.cpython-311-….so` can be imported.
+    return name.endswith((".py", ".pyc", ".so")) and not name.startswith("lib")
+
+
+def _directories(paths: Iterable[str]) -> _Directory:
+    root = _Directory("")
+    for path in paths:
+        *parents, name = path.split("/")
+        here = root
+        for part in parents:
+            if part not in here.directories:
+                here.directories[part] = _Directory(f"{here.path}/{part}" if here.path else part)
+            here = here.directories[part]
+        here.files.add(name)
+    return root
+
+
+class _Numbers:
+    """Hands out the numbers of ready-made links, and remembers what each leads to."""
+
+    def __init__(self) -> None:
+        self.links: list[tuple[str, str]] = []
+
+    def next(self, scheme: str, path: str) -> int:
+        self.links.append((scheme, path))
+        return len(self.links) - 1
+
+
+def scheme_trees(
+    paths: Mapping[str, Sequence[str]],
+    *,
+    dist_info: str,
+    pkgutil_namespaces: frozenset[str],
+    ready: Mapping[str, str],
+) -> tuple[dict[str, Tree], list[tuple[str, str]]]:
+    """Decide the trees of an entry, and its ready-made links.
+
+    Args:
+        paths: For each scheme directory, the files below it.
+        dist_info: The name of the dist-info directory.
+        pkgutil_namespaces: Directories of site-packages whose ``__init__.py`` declares a shared namespace.
+        ready: For ``<scheme>/<path>`` of a file that has been prepared, its path in the entry.
+
+    Returns:
+        The trees, and (scheme, path) of each link by its number.
+    """
+    numbers = _Numbers()
+    trees: dict[str, Tree] = {}
+    site = _directories(paths.get(SITE_PACKAGES, ()))
+    trees[SITE_PACKAGES] = {
+        **{name: ready.get(f"{SITE_PACKAGES}/{name}", "") for name in sorted(site.files)},
+        **{
+            name: _real_throughout(SITE_PACKAGES, child, ready)
+            if name == dist_info
+            else _site_directory(child, numbers, pkgutil_namespaces, top=True)
+            for name, child in sorted(site.directories.items())
+        },
+    }
+    data = _directories(paths.get(DATA, ()))
+    if data.files or data.directories:
+        trees[DATA] = _data_directory(data, numbers)
+    scripts = _directories(paths.get(SCRIPTS, ()))
+    if scripts.files or scripts.directories:
+        trees[SCRIPTS] = {
+            **{name: ready.get(f"{SCRIPTS}/{name}", "") for name in sorted(scripts.files)},
+            **{
+                name: numbers.next(SCRIPTS, child.path) for name, child in sorted(scripts.directories.items())
+            },
+        }
+    headers = _directories(paths.get(HEADERS, ()))
+    if headers.directories:
+        trees[HEADERS] = {
+            name: numbers.next(HEADERS, child.path) for name, child in headers.directories.items()
+        }
+    return trees, numbers.links
+
+
+def _site_directory(
+    directory: _Directory, numbers: _Numbers, pkgutil_namespaces: frozenset[str], *, top: bool
+) -> Node:
+    name = directory.path.rpartition("/")[2]
+    shared = directory.path in pkgutil_namespaces
+    importable = directory.importable()
+    # A name that is no identifier (`numpy.libs`) cannot be a namespace package.
+    if not shared and (directory.regular_package() or not name.isidentifier()):
+        return numbers.next(SITE_PACKAGES, directory.path)
+    if not importable and (not top or len(directory.files) > _OPAQUE_ABOVE):
+        return numbers.next(SITE_PACKAGES, directory.path)
+    tree: Tree = {}
+    if not shared and not (top and importable):
+        tree[""] = numbers.next(SITE_PACKAGES, directory.path)
+    tree.update(dict.fromkeys(sorted(directory.files), ""))
+    for child_name, child in sorted(directory.directories.items()):
+        tree[child_name] = _site_directory(child, numbers, pkgutil_namespaces, top=False)
+    return tree
+
+
+def _data_directory(directory: _Directory, numbers: _Numbers) -> Tree:
+    tree: Tree = dict.fromkeys(sorted(directory.files), "")
+    for name, child in sorted(directory.directories.items()):
+        real = child.path in SHARED_DATA or child.path.split("/")[0] == "etc"
+        tree[name] = _data_directory(child, numbers) if real else numbers.next(DATA, child.path)
+    return tree
+
+
+def _real_throughout(scheme: str, directory: _Directory, ready: Mapping[str, str]) -> Tree:
+    tree: Tree = {
+        name: ready.get(f"{scheme}/{directory.path}/{name}", "") for name in sorted(directory.files)
+    }
+    for name, child in sorted(directory.directories.items()):
+        tree[name] = _real_throughout(scheme, child, ready)
+    return tree
+
+
+def directory_tree(files: Iterable[str], below: str) -> Tree:
+    """Return everything below one directory of an entry, file by file: for what a plan keeps folded.
+
+    Args:
+        files: All files of the entry, as in its manifest.
+        below: A directory of the entry, such as ``site-packages/tests``.
+    """
+    prefix = f"{below}/"
+    inside = _directories(path[len(prefix) :] for path in files if path.startswith(prefix))
+    return _real_throughout(below, inside, {})
+
+
+def link_target(directory: str, scheme: str, path: str) -> str:
+    """Return the relative target of a link in an environment that leads to a directory of an entry.
+
+    Args:
+        directory: The entry's directory name.
+        scheme: ``site-packages``, ``data``, ``scripts`` or ``headers``.
+        path: The directory below the scheme; empty for the scheme as a whole.
+    """
+    place = "/".join(filter(None, [INSTALLED[scheme], path]))
+    up = place.count("/") + 2  # the parents inside the environment, then `environments/<key>`
+    return "../" * up + "/".join(filter(None, ["entries", directory, scheme, path]))
+
+
+def ready_links(directory: str, links: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the target of every ready-made link of an entry."""
+    for number, (scheme, path) in enumerate(links):
+        yield str(number), link_target(directory, scheme, path)
+
+
+def installed_path(place: str) -> str:
+    """Return ``<scheme>/<path>`` as RECORD has it: relative to site-packages (recording installed projects).
+
+    Headers lie below a directory that is named after the interpreter; its name is left as ``pythonX.Y``.
+    """
+    scheme, _, path = place.partition("/")
+    if scheme == SITE_PACKAGES:
+        return path
+    return "../../../" + "/".join(filter(None, [INSTALLED[scheme], path]))
+
+
+def ready_record(
+    files: Iterable[StoredFile],
+    trees: Mapping[str, Tree],
+    *,
+    ready: Mapping[str, str],
+    record: str,
+) -> tuple[bytes, int]:
+    """Make the RECORD of an environment in which this entry is folded in the usual way.
+
+    First come the paths of the directory links, then the wheel's own files, then INSTALLER and scripts. An
+    uninstaller that works through it removes each link, finds nothing behind it, and so never reaches the store.
+
+    Args:
+        files: All files of the entry, the prepared ones (``links/…``) among them.
+        trees: What is folded, and what is not.
+        ready: For ``<scheme>/<path>`` the prepared file that takes its place.
+        record: The path of RECORD itself below site-packages.
+
+    Returns:
+        The bytes, and how many of the rows name directory links.
+    """
+    stored = {file.path: file for file in files}
+    folded = sorted(
+        installed_path(place) for scheme, tree in trees.items() for place in _folded(tree, f"{scheme}/")
+    )
+    own = [
+        _row(file.path, file)
+        for file in stored.values()
+        if file.path.partition("/")[0] in INSTALLED and file.path not in ready
+    ]
+    generated = [_row(place, stored[source]) for place, source in ready.items() if source in stored]
+    rows = [(path, "", "") for path in folded] + sorted(own) + sorted(generated) + [(record, "", "")]
+    return record_bytes(rows), len(folded)
+
+
+def _folded(tree: Tree, prefix: str) -> Iterator[str]:
+    for name, node in tree.items():
+        if isinstance(node, int) or (isinstance(node, dict) and "" in node):
+            yield f"{prefix}{name}"
+        elif isinstance(node, dict):
+            yield from _folded(node, f"{prefix}{name}/")
+
+
+def _row(place: str, file: StoredFile) -> tuple[str, str, str]:
+    encoded = base64.urlsafe_b64encode(bytes.fromhex(file.sha256)).decode().rstrip("=")
+    return installed_path(place), f"sha256={encoded}", str(file.size)
+
+
+def record_bytes(rows: Iterable[Sequence[str]]) -> bytes:
+    """Return rows of (path, hash, size) as the bytes of a RECORD."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def plan_to_json(plan: EntryPlan) -> dict[str, object]:
+    """Return a plan as ``plan.json`` holds it."""
+    return {
+        "schema": _PLAN_SCHEMA,
+        "digest": plan.reference.digest,
+        "name": plan.reference.name,
+        "version": plan.reference.version,
+        "directory": plan.reference.directory,
+        "dist_info": plan.dist_info,
+        "tags": list(plan.tags),
+        "requires_python": plan.requires_python,
+        "unpacked": plan.unpacked,
+        "trees": plan.trees,
+        "record_links": plan.record_links,
+        "record_ready": plan.record_ready,
+    }
+
+
+def plan_from_json(value: Mapping[str, Any]) -> EntryPlan:
+    """Return the plan that ``plan.json`` holds.
+
+    Raises:
+        ValueError: It is of another schema.
+        KeyError, TypeError: It is not a plan.
+    """
+    if value["schema"] != _PLAN_SCHEMA:
+        raise ValueError(f"plan of schema {value['schema']!r}")
+    return EntryPlan(
+        reference=EntryReference(
+            digest=Digest(value["digest"]),
+            name=value["name"],
+            version=value["version"],
+            directory=value["directory"],
+        ),
+        dist_info=value["dist_info"],
+        tags=tuple(value["tags"]),
+        requires_python=value["requires_python"],
+        unpacked=value["unpacked"],
+        trees=value["trees"],
+        record_links=value["record_links"],
+        record_ready=value["record_ready"],
+    )

@@ -1,0 +1,89 @@
+"""What is known of base interpreters: one probe each, kept until a stat changes; and links to them, ready-made."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import asdict
+
+from vrfstore import codec, fs
+from vrfstore import interpreter as probing
+from vrfstore.model import Interpreter
+from vrfstore.store.layout import Layout
+from vrfstore.store.leases import Lease
+from vrfstore.store.memos import replace
+
+__all__ = ["deciding_paths", "known", "ready_links"]
+
+_SCHEMA = 1
+
+
+def deciding_paths(interpreter: Interpreter) -> tuple[str, ...]:
+    """Return the paths whose stats tell that an interpreter and its base are still the same."""
+    configuration = os.path.join(os.path.dirname(os.path.dirname(interpreter.executable)), "pyvenv.cfg")
+    return (interpreter.executable, interpreter.real, configuration, *interpreter.site_directories)
+
+
+def known(layout: Layout, lease: Lease, executable: str) -> Interpreter:
+    """Return what ``executable`` is: from the cache, or by starting it once.
+
+    Raises:
+        InterpreterError: It does not start, or is not suitable.
+    """
+    path = layout.of("interpreters", f"{_name(executable)}.json")
+    cached = _read(path)
+    if cached is not None:
+        return cached
+    found = probing.probe(executable)
+    value = {
+        "schema": _SCHEMA,
+        "interpreter": asdict(found),
+        "stats": {deciding: fs.stat_token(deciding) for deciding in deciding_paths(found)},
+    }
+    replace(layout, lease, path, codec.dumps(value))
+    return found
+
+
+def _name(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _read(path: str) -> Interpreter | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(path, "rb") as stream:
+        value = codec.loads(stream.read())
+        if value["schema"] == _SCHEMA and all(
+            fs.stat_token(deciding) == token for deciding, token in value["stats"].items()
+        ):
+            fields = value["interpreter"]
+            fields["site_directories"] = tuple(fields["site_directories"])
+            fields["base"] = tuple((name, version) for name, version in fields["base"])
+            return Interpreter(**fields)
+    return None
+
+
+def ready_links(layout: Layout, lease: Lease, interpreter: Interpreter) -> str:
+    """Return a directory of symlink inodes that lead to an interpreter, made on first use.
+
+    It holds ``python`` (absolute, to the real path), ``python3`` and ``pythonX.Y`` (to ``python``), ``lib64``
+    (to ``lib``) and the empty file ``sentinel``.
+    """
+    name = _name(f"{interpreter.real}\n{interpreter.directory_name}")
+    path = layout.of("interpreters", name)
+    if os.path.isdir(path):
+        return path
+    staging = layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+    fs.make_directory(staging)
+    fs.symlink(interpreter.real, f"{staging}/python")
+    fs.symlink("python", f"{staging}/python3")
+    fs.symlink("python", f"{staging}/{interpreter.directory_name}")
+    fs.symlink("lib", f"{staging}/lib64")
+    fs.write_file(f"{staging}/sentinel", b"", mode=0o444)
+    try:
+        fs.rename(staging, path)
+    except OSError:
+        # Somebody else was first. Both are the same.
+        fs.remove_tree(staging)
+        if not os.path.isdir(path):
+            raise
+    return path

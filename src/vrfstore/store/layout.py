@@ -1,0 +1,111 @@
+"""Where everything in a store is, and what it is called. Pure: names only, nothing is touched.
+
+::
+
+    <store>/
+      store.json                      format version, store id
+      entries/<short>-<name>-<ver>/   an unpacked wheel, sealed
+          site-packages/ data/ scripts/ headers/     the wheel, by scheme
+          links/                                     ready-made inodes that environments hard-link
+          manifest.json                              everything that verify needs
+          plan.json                                  the little that linking needs
+      environments/<key>[.generation]/               a symlink farm; vrfstore.json inside is its record
+      inputs/<digest>.json            memo: input → environment, stats
+      requests/<digest>.json          memo: request → lock, environment, time
+      locks/<digest>.toml             pylock.toml files (PEP 751)
+      interpreters/<digest>.json      what a probe said; <digest>/ the ready-made links to that python
+      roots/<name>.json               pins
+      leases/held.<id>.<protects>     see store.leases
+      holds/                          files that are only ever locked, never removed
+      gc/                             run (hold), condemned, spare
+      tmp/<id>.<random>               files on their way to a name
+      logs/                           the resolver's own words
+
+In ``entries/`` and ``environments/`` a name that begins with a dot is not published: ``.new-<id>.<random>``
+is being made by the holder of lease ``<id>``, ``.dead-<random>`` is being removed.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DEAD_PREFIX",
+    "DIGEST_LENGTHS",
+    "FORMAT",
+    "MEMO_SCHEMA",
+    "SITE_PACKAGES",
+    "STAGING_PREFIX",
+    "Layout",
+    "entry_directory",
+    "environment_directory",
+]
+
+FORMAT = 1
+"""The version of everything in this module's picture. Another one is refused."""
+
+MEMO_SCHEMA = 1
+"""The version of what is inside a memo. One of another version counts as not there."""
+
+SITE_PACKAGES = "site-packages"
+"""Purelib and platlib of an entry. Tools look for this name in a path to tell third-party code."""
+
+STAGING_PREFIX = ".new-"
+DEAD_PREFIX = ".dead-"
+
+DIGEST_LENGTHS = (20, 28, 40, 64)
+"""How many digits of its digest an entry's directory name begins with: the first that is no other wheel's."""
+
+_NAME_LIMIT = 100
+
+SUBDIRECTORIES = (
+    "entries", "environments", "inputs", "requests", "locks", "interpreters", "roots", "leases", "holds",
+    "gc", "tmp", "logs",
+)  # fmt: skip
+
+
+class Layout:
+    """The paths of one store. A plain class, because the path of a hit needs it and dataclasses take 10 ms.
+
+    Attributes:
+        root: The store's absolute path.
+    """
+
+    __slots__ = ("root",)
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def of(self, part: str, name: str = "") -> str:
+        """Return the path of ``name`` in the part ``part``, or of the part itself."""
+        return f"{self.root}/{part}/{name}" if name else f"{self.root}/{part}"
+
+    @property
+    def marker(self) -> str:
+        """``store.json``."""
+        return f"{self.root}/store.json"
+
+    @property
+    def condemned(self) -> str:
+        """The list of names that a gc is about to rename aside; almost always absent."""
+        return f"{self.root}/gc/condemned"
+
+    def record(self, environment: str) -> str:
+        """The record of the environment with this directory name; its mtime is the last use."""
+        return f"{self.root}/environments/{environment}/vrfstore.json"
+
+
+def entry_directory(digest: str, name: str, version: str, *, length: int = DIGEST_LENGTHS[0]) -> str:
+    """Return the directory name of an entry: so many digits of its digest, then name and version for people.
+
+    Args:
+        digest: 64 hexadecimal digits.
+        name: The project name in any form.
+        version: The version.
+        length: How many digits; more where a shorter name is another wheel's.
+    """
+    readable = f"{name.replace('-', '_')}-{version}"[:_NAME_LIMIT]
+    return f"{digest[:length]}-{readable}"
+
+
+def environment_directory(key: str, generation: int) -> str:
+    """Return the directory name of a managed environment. The first generation, 0, has no suffix."""
+    return key if generation == 0 else f"{key}.{generation}"

@@ -1,0 +1,81 @@
+"""Memos: what was found out once, so that it need not be found out again. Losing one costs only time.
+
+``inputs/<digest>.json`` leads from a file's bytes, the options and the environment variables to an environment,
+as long as the stats that are written beside it still hold; ``requests/<digest>.json`` leads from a canonical
+request to its lock. A memo that cannot be read is one that is not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vrfstore import codec, fs
+from vrfstore.store.layout import MEMO_SCHEMA, Layout
+from vrfstore.store.leases import Lease
+
+__all__ = ["RequestMemo", "read_request", "replace", "write_input", "write_request"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestMemo:
+    """A memo from a request to a lock. ``resolved_at`` is seconds since the epoch."""
+
+    lock: str
+    resolved_at: int
+
+
+def read_request(layout: Layout, digest: str) -> RequestMemo | None:
+    """Return the memo of a request, if there is one that can be read."""
+    value = _read(layout.of("requests", f"{digest}.json"))
+    with contextlib.suppress(KeyError, TypeError):
+        return RequestMemo(lock=value["lock"], resolved_at=value["resolved_at"])
+    return None
+
+
+def write_input(
+    layout: Layout,
+    lease: Lease,
+    digest: str,
+    *,
+    environment: str,
+    lock: str,
+    own: dict[str, str],
+    stats: dict[str, str],
+) -> None:
+    """Put the memo of an input in place of any older one; ``runner.hit`` reads it.
+
+    Args:
+        layout: The store's.
+        lease: Names the file on its way.
+        digest: The input digest.
+        environment: The environment's directory name.
+        lock: The digest of its lock.
+        own: For each path below the environment that tells of changes by hand, its ``fs.stat_token``.
+        stats: For each path that had a say (interpreter, site directories, configuration) its ``fs.stat_token``.
+    """
+    value = {"schema": MEMO_SCHEMA, "environment": environment, "lock": lock, "own": own, "stats": stats}
+    replace(layout, lease, layout.of("inputs", f"{digest}.json"), codec.dumps(value))
+
+
+def write_request(layout: Layout, lease: Lease, digest: str, memo: RequestMemo) -> None:
+    """Put the memo of a request in place of any older one."""
+    value = {"schema": MEMO_SCHEMA, "lock": memo.lock, "resolved_at": memo.resolved_at}
+    replace(layout, lease, layout.of("requests", f"{digest}.json"), codec.dumps(value))
+
+
+def replace(layout: Layout, lease: Lease, path: str, data: bytes) -> None:
+    """Put a file in place of any older one, in one step; what a kill leaves in tmp/ carries the lease's id."""
+    temporary = layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+    fs.write_file(temporary, data)
+    fs.rename(temporary, path)
+
+
+def _read(path: str) -> Mapping[str, Any]:
+    with contextlib.suppress(OSError, ValueError), open(path, "rb") as stream:
+        value = codec.loads(stream.read())
+        if isinstance(value, dict) and value.get("schema") == MEMO_SCHEMA:
+            return value
+    return {}

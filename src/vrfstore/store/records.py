@@ -1,0 +1,118 @@
+"""The record of an environment: ``vrfstore.json`` inside it names all that it refers to.
+
+References are derived from these records by reading; nothing in an entry counts them. The record's
+modification time is the environment's last use, so that a hit refreshes it with one system call.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from vrfstore import codec
+from vrfstore.errors import StoreDamagedError
+from vrfstore.model import Digest, EntryReference, EnvironmentKey
+from vrfstore.store.layout import Layout
+
+__all__ = ["EnvironmentRecord", "own_token", "read", "record_to_json", "unchanged"]
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvironmentRecord:
+    """What an environment is made of.
+
+    Attributes:
+        directory: Its directory name: the key, and the generation if that is not 0.
+        key: See ``linker.link.environment_key``.
+        executable: The interpreter that was asked for, an absolute path.
+        interpreter: The identity that the key covers.
+        library: The name of its library directory, such as ``python3.11``.
+        wheels: The entries it links to, in the order of their names.
+        lock: The digest that names its lock in ``locks/``.
+        own: For each of its own paths that tell whether somebody changed it, ``inode:mtime:ctime``.
+    """
+
+    directory: str
+    key: EnvironmentKey
+    executable: str
+    interpreter: dict[str, object]
+    library: str
+    wheels: tuple[EntryReference, ...]
+    lock: str
+    own: dict[str, str]
+
+
+def own_token(path: str) -> str:
+    """Return ``inode:mtime:ctime`` of a path, links not followed.
+
+    Without the device, which another boot may number anew: then every environment would look changed.
+    """
+    found = os.lstat(path)
+    return f"{found.st_ino}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+
+
+def record_to_json(record: EnvironmentRecord) -> bytes:
+    """Return the content of ``vrfstore.json``. The directory name is not in it: a generation is a name."""
+    return codec.dumps(
+        {
+            "schema": _SCHEMA,
+            "key": record.key,
+            "executable": record.executable,
+            "interpreter": record.interpreter,
+            "library": record.library,
+            "wheels": [[wheel.digest, wheel.name, wheel.version, wheel.directory] for wheel in record.wheels],
+            "lock": record.lock,
+            "own": record.own,
+        }
+    )
+
+
+def read(layout: Layout, directory: str) -> EnvironmentRecord:
+    """Return the record of the environment with this directory name.
+
+    Raises:
+        FileNotFoundError: There is no such environment.
+        StoreDamagedError: Its record is missing or cannot be read.
+    """
+    path = layout.record(directory)
+    try:
+        with open(path, "rb") as stream:
+            value = codec.loads(stream.read())
+        if value["schema"] != _SCHEMA:
+            raise StoreDamagedError(
+                f"the record is of schema {value['schema']!r}, which this version does not know",
+                kind="record-unknown",
+                path=path,
+            )
+        return EnvironmentRecord(
+            directory=directory,
+            key=EnvironmentKey(value["key"]),
+            executable=value["executable"],
+            interpreter=value["interpreter"],
+            library=value["library"],
+            wheels=tuple(
+                EntryReference(digest=Digest(digest), name=name, version=version, directory=entry)
+                for digest, name, version, entry in value["wheels"]
+            ),
+            lock=value["lock"],
+            own=value["own"],
+        )
+    except FileNotFoundError:
+        if os.path.isdir(os.path.dirname(path)):
+            raise StoreDamagedError("the record is missing", kind="record-missing", path=path) from None
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreDamagedError(
+            f"the record cannot be read: {error}", kind="record-unreadable", path=path
+        ) from error
+
+
+def unchanged(layout: Layout, record: EnvironmentRecord) -> bool:
+    """Whether the environment's own directories are as they were published."""
+    root = layout.of("environments", record.directory)
+    try:
+        return all(own_token(f"{root}/{path}") == token for path, token in record.own.items())
+    except OSError:
+        return False
