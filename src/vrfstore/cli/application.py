@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -93,6 +95,9 @@ def run(arguments: Sequence[str]) -> int:
         return render.usage(error, as_json=as_json)
     except VrfstoreError as error:
         return render.error(error, as_json=as_json)
+    except SystemExit:
+        # The one thing that click still ends by itself in this mode, with 1: EPIPE on stdout.
+        return _broken_pipe()
     except OSError as error:
         return render.error(_translate(error), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug, which must not look like a command's 1
@@ -104,6 +109,14 @@ def run(arguments: Sequence[str]) -> int:
             as_json=as_json,
         )
     return code if isinstance(code, int) else 0
+
+
+def _broken_pipe() -> int:
+    """Whoever read our output has seen enough. End as SIGPIPE would have ended us."""
+    # What is still buffered would only fail again when Python flushes at exit.
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 128 + signal.SIGPIPE
 
 
 class _DiskFullError(VrfstoreError):

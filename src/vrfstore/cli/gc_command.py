@@ -92,16 +92,21 @@ _SHOWN = 20
 
 
 def _to_text(report: Report) -> str:
-    verb = "would remove" if report.dry_run else "removed"
-    freed = "would free" if report.dry_run else "freed"
-    what = (
-        f"{verb} {len(report.environments)} environments, {len(report.entries)} entries, "
-        f"{report.leftovers} leftovers, {report.records} records"
+    removed, freed = ("would remove", "would free") if report.dry_run else ("removed", "freed")
+    counted = (
+        render.count(len(report.environments), "environment", "environments"),
+        render.count(len(report.entries), "entry", "entries"),
+        render.count(report.leftovers, "leftover", "leftovers"),
+        render.count(report.records, "record", "records"),
+    )
+    kept = (
+        render.count(len(report.kept), "environment", "environments"),
+        render.count(report.entries_kept, "entry", "entries"),
     )
     lines = [
-        what,
+        f"{removed} {', '.join(counted)}",
         f"{freed} {render.size(report.freed)}",
-        f"kept {len(report.kept)} environments, {report.entries_kept} entries",
+        f"kept {', '.join(kept)}",
     ]
     for name, why in sorted(report.kept.items())[:_SHOWN]:
         lines.append(f"  {name}: {'; '.join(why)}")

@@ -62,7 +62,12 @@ def command(default_store: str | None, store: str | None, *, as_json: bool) -> N
         listed = ((str(entry["entry"]), render.size(entry["bytes"])) for entry in entries)
         render.plain(render.table(("ENTRY", "SIZE"), listed) + "\n")
     total = sum(entry["bytes"] for entry in entries)
-    render.plain(f"{len(environments)} environments, {len(entries)} entries, {render.size(total)} unpacked")
+    counted = (
+        render.count(len(environments), "environment", "environments"),
+        render.count(len(entries), "entry", "entries"),
+        f"{render.size(total)} unpacked",
+    )
+    render.plain(", ".join(counted))
 
 
 def _entries(store: Store) -> Iterator[dict[str, Any]]:

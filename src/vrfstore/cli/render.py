@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from vrfstore.errors import UsageError, VrfstoreError
 
 if TYPE_CHECKING:
     import click
 
-__all__ = ["SCHEMA_VERSION", "age", "error", "plain", "print_json", "size", "table", "usage", "warn"]
+__all__ = ["SCHEMA_VERSION", "age", "count", "error", "plain", "print_json", "size", "table", "usage", "warn"]
 
 SCHEMA_VERSION = 1
 
@@ -22,25 +24,37 @@ _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 
 def print_json(value: dict[str, object]) -> None:
     """Print one JSON object on stdout, and nothing else."""
-    sys.stdout.write(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2) + "\n")
-    sys.stdout.flush()
+    plain(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2))
 
 
 def plain(text: str) -> None:
-    """Print a line on stdout."""
-    sys.stdout.write(f"{text}\n")
+    """Print a line on stdout, at once: an answer that cannot be delivered is an error, not a surprise at exit.
+
+    Raises:
+        OSError: stdout is closed, full or broken.
+    """
+    stream = sys.stdout
+    if stream is None:  # the caller closed it before we began
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+def count(number: int, singular: str, plural: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {singular if number == 1 else plural}"
 
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    sys.stderr.write(f"{_coloured('warning:', _YELLOW, sys.stderr)} {text}\n")
+    _complain(f"{_coloured('warning:', _YELLOW)} {text}\n")
 
 
 def error(found: VrfstoreError, *, as_json: bool) -> int:
     """Show an error: in full on stderr, as an object on stdout where JSON was asked for; return its exit code."""
-    lines = [f"{_coloured('error:', _RED, sys.stderr)} {found}"]
+    lines = [f"{_coloured('error:', _RED)} {found}"]
     lines += [f"  {name}: {value}" for name, value in (("hint", found.hint), ("log", found.log)) if value]
-    sys.stderr.write("\n".join(lines) + "\n")
+    _complain("\n".join(lines) + "\n")
     if as_json:
         fields = {
             "code": found.exit_code,
@@ -51,7 +65,8 @@ def error(found: VrfstoreError, *, as_json: bool) -> int:
             "hint": found.hint,
             "log": found.log,
         }
-        print_json({"status": "error", "error": fields})
+        with contextlib.suppress(OSError):
+            print_json({"status": "error", "error": fields})
     return found.exit_code
 
 
@@ -62,9 +77,18 @@ def usage(found: click.ClickException, *, as_json: bool) -> int:
     return error(UsageError(found.format_message(), hint=hint), as_json=as_json)
 
 
-def _coloured(text: str, colour: str, stream: TextIO) -> str:
+def _complain(text: str) -> None:
+    """Write to stderr, if there is one: some callers close it, and the exit code still counts."""
+    with contextlib.suppress(OSError, AttributeError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _coloured(text: str, colour: str) -> str:
+    stream = sys.stderr
     # https://no-color.org: any value that is not empty.
-    return f"{colour}{text}{_RESET}" if stream.isatty() and not os.environ.get("NO_COLOR") else text
+    wanted = stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
+    return f"{colour}{text}{_RESET}" if wanted else text
 
 
 def size(count: float) -> str:

@@ -27,6 +27,9 @@ __all__ = ["lock_from_report", "resolution_error", "resolve"]
 
 _VERSIONS_SHOWN = 5
 
+_UNSUITABLE = re.compile(r"none of the wheel's tags|No sources permitted|requires a different Python")
+"""What pip logs of a file that is there, but not for us."""
+
 
 def resolve(
     store: Store, lease: Lease, requirements: Requirements, interpreter: Interpreter, log: str
@@ -182,8 +185,8 @@ def _missing(
             line=line,
             hint=f"ask for one that exists, as in: {name}=={versions[-1]}",
         )
-    skipped = [entry for entry in log.splitlines() if "Skipping link" in entry or "Link requires" in entry]
-    if any(re.search(rf"/{re.escape(name)}/|{re.escape(name)}", _normal(entry)) for entry in skipped):
+    skipped = (_normal(line) for line in log.splitlines() if _UNSUITABLE.search(line))
+    if any(name in line for line in skipped):
         return ResolutionError(
             f"{name}{brought} has no wheel for Python {interpreter.version} on {interpreter.platform}",
             kind="no-wheel",
