@@ -4,6 +4,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# pip compiles what it installs, but not what it only points to. With PYTHONDONTWRITEBYTECODE set, every start of
+# the command would compile all over again.
+COMPILE := @$(BIN)/python -m compileall -q src/vrfstore
 
 export PYTHON
 
@@ -71,9 +74,11 @@ $(VENV)/pyvenv.cfg:
 # Stamps: what they depend on says when installing again is needed.
 $(VENV)/.runtime: pyproject.toml $(VENV)/pyvenv.cfg
 	$(PIP) install --editable .
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt pyproject.toml $(VENV)/pyvenv.cfg
 	$(PIP) install --require-hashes --requirement requirements/dev.txt
 	$(PIP) install --no-deps --editable .
+	$(COMPILE)
 	@touch $@ $(VENV)/.runtime

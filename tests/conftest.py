@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.index import Index
 
+from support.index import Index
 from vrfstore.store.store import Store
 
 
