@@ -86,6 +86,7 @@ def hits(requirements: Path) -> tuple[float, float]:
 
 def row(name: str, what: str, linked: dict[str, Any], seconds: float) -> tuple[str, ...]:
     old = reused(linked)
+    steps = linked["timings_ms"]
     return (
         name,
         what,
@@ -93,6 +94,7 @@ def row(name: str, what: str, linked: dict[str, Any], seconds: float) -> tuple[s
         f"{old}",
         f"{len(linked['packages']) - old}",
         f"{linked['bytes']['downloaded'] / 1e6:.1f}",
+        *(f"{steps[step] / 1000:.3f}" if step in steps else "" for step in ("resolve", "fetch", "link")),
         f"{seconds:.3f}",
     )
 
@@ -142,7 +144,7 @@ def main() -> None:
     say(f"Linking {requirements} {REPEATS} times more ...")
     hit_time, bare_time = hits(requirements)
 
-    header = ("", "", "status", "reused", "new", "MB loaded", "seconds")
+    header = ("", "", "status", "reused", "new", "MB loaded", "resolve", "fetch", "link", "whole")
     rows = [
         header,
         row("cold", "empty store", cold, cold_time),
@@ -151,7 +153,7 @@ def main() -> None:
         row("hit", f"environment exists (median of {REPEATS})", hit, hit_time),
         ("", "for comparison: python -c pass", "", "", "", "", f"{bare_time:.3f}"),
     ]
-    say("\nWall-clock time of the whole command, start of Python included:\n")
+    say("\nSeconds by step, and of the whole command with the start of Python:\n")
     say(table(rows, left=3))
     say("\nThe store now:\n")
     say(run([*VRFSTORE, "list"])[0].rstrip("\n"))
