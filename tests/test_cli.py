@@ -138,6 +138,19 @@ def test_the_short_way_gives_up_where_anything_that_decided_has_changed(
     assert quick(arguments) is None
 
 
+@pytest.mark.parametrize("variable", [None, "XDG_DATA_HOME"])
+def test_the_short_way_finds_the_default_store(
+    requirements: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str | None
+) -> None:
+    monkeypatch.delenv("VRFSTORE_HOME")
+    if variable is not None:
+        monkeypatch.setenv(variable, str(tmp_path / "data"))
+    assert run(["link", requirements]) == 0
+    found = quick(["link", requirements])
+    assert found is not None
+    assert os.fsdecode(found).startswith(str(tmp_path))
+
+
 def test_a_hit_refreshes_the_last_use(requirements: str, store: Store) -> None:
     run(["link", requirements])
     (environment,) = store.environments()

@@ -52,9 +52,20 @@ def quick(arguments: list[str]) -> bytes | None:
     return None if found is None else os.fsencode(found.python)
 
 
+def _default_store() -> str:
+    """Return where the store is when nothing is said, as ``store.default_root`` does.
+
+    That asks platformdirs, which takes twice as long to import as Python takes to start. This is its answer on
+    Linux (XDG base directory specification); elsewhere there is no memo at this path, and so no harm.
+    """
+    data = os.environ.get("XDG_DATA_HOME", "").strip() or os.path.expanduser("~/.local/share")
+    return f"{data}/vrfstore"
+
+
 def _parse(arguments: list[str]) -> tuple[str, str | None, str] | None:
     """Return store, interpreter and file; None unless the arguments are exactly of the form above."""
-    options = {"--store": os.environ.get("VRFSTORE_HOME"), "--python": os.environ.get("VRFSTORE_PYTHON")}
+    home = os.environ.get("VRFSTORE_HOME") or _default_store()
+    options: dict[str, str | None] = {"--store": home, "--python": os.environ.get("VRFSTORE_PYTHON")}
     words: list[str] = []
     rest = iter(arguments)
     for argument in rest:
@@ -66,6 +77,6 @@ def _parse(arguments: list[str]) -> tuple[str, str | None, str] | None:
         else:
             words.append(argument)
     store = options["--store"]
-    if len(words) != 2 or words[0] != "link" or not store:  # noqa: PLR2004 - the command and the file
+    if len(words) != 2 or words[0] != "link" or not store:  # noqa: PLR2004 - the command, and the file
         return None
     return store, options["--python"], words[1]
