@@ -71,6 +71,10 @@ def fetch(
             if failed is not None:
                 failed.result()
             return [future.result() for future in futures]
+        except BaseException:
+            # What is half-way would be fetched for nothing, and whoever pressed Ctrl-C waits for it.
+            source.stop()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -142,6 +146,11 @@ class _Source:
         self._proxies = urllib.request.getproxies()
         self._pools: dict[str, urllib3.PoolManager] = {}
         self._guard = threading.Lock()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Let every fetch that is under way fail with its next chunk."""
+        self._stopped.set()
 
     def chunks(self, wheel: LockedWheel, watch: Watcher) -> Iterator[bytes]:
         """Yield the bytes of a wheel as they come.
@@ -154,6 +163,8 @@ class _Source:
         parts = urlsplit(wheel.url)
         chunks = self._local(unquote(parts.path)) if parts.scheme == "file" else self._remote(wheel, watch)
         for chunk in chunks:
+            if self._stopped.is_set():
+                raise _unreachable(wheel, "another wheel failed")
             watch(Event(kind="received", subject=wheel.filename, size=len(chunk)))
             yield chunk
 

@@ -59,9 +59,15 @@ class PipSettings:
     proxy: str = ""
 
 
-def environment() -> dict[str, str]:
-    """Return the environment that pip is run with."""
+def environment(scratch: str | None = None) -> dict[str, str]:
+    """Return the environment that pip is run with.
+
+    Args:
+        scratch: A directory for its temporary files, so that what a killed pip leaves is found by gc.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in _OURS}
+    if scratch is not None:
+        kept["TMPDIR"] = scratch
     # Many people forbid pip to install outside of a venv. A dry run installs nothing.
     return kept | {"PIP_REQUIRE_VIRTUALENV": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
 
@@ -87,13 +93,16 @@ def configuration_files(interpreter: Interpreter) -> tuple[str, ...]:
     )
 
 
-def run(python: str, pip: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def run(
+    python: str, pip: str, arguments: Sequence[str], *, scratch: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a pip and return how it ended.
 
     Args:
         python: The interpreter that runs it.
         pip: The path of its ``__pip-runner__.py``.
         arguments: What follows ``pip``.
+        scratch: A directory for its temporary files.
     """
     # -I: no user site, no PYTHON* variables. -B: the pip may lie in a sealed entry.
     return subprocess.run(
@@ -102,7 +111,7 @@ def run(python: str, pip: str, arguments: Sequence[str]) -> subprocess.Completed
         capture_output=True,
         text=True,
         errors="replace",
-        env=environment(),
+        env=environment(scratch),
         check=False,
     )
 
@@ -156,16 +165,17 @@ def _older_pip(store: Store, lease: Lease, version: str) -> tuple[Digest, str]:
             sys.executable,
             _own_pip(),
             ["download", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", version,
-             "--dest", directory, "pip"],
+             "--dest", f"{directory}/wheels", "pip"],
+            scratch=directory,
         )  # fmt: skip
-        wheels = os.listdir(directory)
-        if done.returncode != 0 or not wheels:
+        wheels = os.listdir(f"{directory}/wheels") if done.returncode == 0 else []
+        if not wheels:
             raise PackageIndexError(
                 f"no pip for Python {version} could be fetched: {last_line(done.stderr)}",
                 kind="pip-unavailable",
                 hint="check the network and pip's configuration",
             )
-        reference = store.add(f"{directory}/{wheels[0]}").plan.reference
+        reference = store.add(f"{directory}/wheels/{wheels[0]}").plan.reference
     finally:
         fs.remove_tree(directory)
     known = {"digest": reference.digest, "name": reference.name, "version": reference.version}

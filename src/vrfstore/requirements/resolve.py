@@ -60,6 +60,7 @@ def resolve(
                 runner,
                 ["install", "--dry-run", "--quiet", "--only-binary", ":all:", "--report", report,
                  "--log", words, "--requirement", asked],
+                scratch=directory,
             )  # fmt: skip
         if done.returncode != 0:
             kept = _keep(words, log)

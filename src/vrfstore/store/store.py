@@ -106,12 +106,18 @@ class Store:
         The file is copied while its digest is computed, so that it cannot change between that and unpacking.
 
         Raises:
-            WheelError: The wheel is not acceptable, or not the one expected. Nothing is left behind.
-            OSError: It cannot be read, or the store cannot be written.
+            WheelError: It cannot be read, is not acceptable, or not the one expected. Nothing is left behind.
+            OSError: The store cannot be written.
         """
         source = os.fspath(wheel)
+        try:
+            stream = open(source, "rb")  # noqa: SIM115 - closed below; only this may fail like this
+        except OSError as error:
+            raise WheelError(
+                f"the file cannot be read: {error.strerror}", kind="wheel-unreadable", path=source
+            ) from error
         with self.session() as lease:
-            with open(source, "rb") as stream:
+            with stream:
                 temporary, digest = self.receive(lease, iter(lambda: stream.read(_CHUNK), b""))
             try:
                 if expected_digest is not None and digest != expected_digest:
