@@ -56,6 +56,10 @@ lower-bounds: $(VENV)/.dev ## run the hermetic tests with the oldest dependencie
 dist: $(VENV)/pyvenv.cfg ## build the wheel, install it into a fresh environment, start it
 	tools/dist $(BIN)/python
 
+.PHONY: bench-quick
+bench-quick: $(VENV)/.dev ## measure a hit and a warm link beside a bare Python and uv
+	$(BIN)/python benchmarks/quick.py
+
 .PHONY: clean
 clean: ## remove everything that was made here
 	@# A store may protect its directories from writing.

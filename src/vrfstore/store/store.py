@@ -314,9 +314,7 @@ def _published(path: str) -> list[str]:
 
 
 def _damaged(message: str, path: str) -> StoreDamagedError:
-    return StoreDamagedError(
-        message, path=path, hint="remove the entry with gc, or link again with --refresh"
-    )
+    return StoreDamagedError(message, path=path, hint="remove the entry's directory, then link again")
 
 
 def _prepare(layout: Layout) -> None:
