@@ -169,9 +169,9 @@ class Event:
     """Something that a long step did, for whoever shows progress.
 
     Attributes:
-        kind: ``resolving``, ``resolved``, ``waiting``, ``fetching``, ``received``, ``fetched``, ``unpacked``,
-            ``linking``, ``note`` or ``warning``.
-        subject: What it is about: a file name, a package, a sentence for ``note`` and ``warning``.
+        kind: ``resolving``, ``resolved``, ``waiting``, ``missing``, ``received``, ``fetched``,
+            ``unpacked`` or ``linking``.
+        subject: What it is about: a file name, or whom one waits for.
         size: Bytes, where it makes sense (``received``: since the last event).
         total: Bytes expected, or the number of things expected; 0 where unknown.
     """

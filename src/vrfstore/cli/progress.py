@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
@@ -66,56 +67,70 @@ def _sentence(event: Event) -> str:
 
 
 class _Bars:
-    """A spinner for what cannot be measured, a bar for each wheel that is on its way."""
+    """One line: a spinner with what is being done, and a bar while wheels are fetched."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._progress: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
+        self._task: TaskID | None = None
         self._guard = threading.Lock()
+        self._done = 0
+        self._bytes = 0
+        self._began = 0.0
 
     def __call__(self, event: Event) -> None:
         with self._guard:
             self._show(event)
 
     def _show(self, event: Event) -> None:
-        progress = self._started()
         match event.kind:
-            case "resolving" | "linking":
-                self._only(event.kind, f"{event.kind} {event.subject}".strip())
-            case "resolved":
-                self._only("resolved", f"resolved {event.total} wheels")
-            case "fetching":
-                self._tasks[event.subject] = progress.add_task(
-                    _short(event.subject), total=event.total or None
-                )
-            case "received" if event.subject in self._tasks:
-                progress.update(self._tasks[event.subject], advance=event.size)
-            case "unpacked" if event.subject in self._tasks:
-                progress.remove_task(self._tasks.pop(event.subject))
+            case "resolving" | "waiting" if not self._began:
+                self._step(_sentence(event))
+            case "missing":
+                self._began = time.monotonic()
+                self._step("fetching", total=event.total)
+            case "received":
+                self._bytes += event.size
+                self._update()
+            case "unpacked":
+                self._done += 1
+                self._update()
+            case "linking":
+                self._step("linking")
 
-    def _only(self, name: str, text: str) -> None:
-        for old in ("resolving", "resolved", "linking"):
-            if old in self._tasks:
-                self._started().remove_task(self._tasks.pop(old))
-        self._tasks[name] = self._started().add_task(text, total=None)
+    def _step(self, text: str, total: int | None = None) -> None:
+        progress = self._started()
+        if self._task is not None:
+            progress.remove_task(self._task)
+        self._task = progress.add_task(text, total=total, detail="")
+
+    def _update(self) -> None:
+        if self._task is not None:
+            speed = self._bytes / max(time.monotonic() - self._began, 0.1)
+            detail = f"{size(self._bytes)}, {size(speed)}/s"
+            self._started().update(self._task, completed=self._done, detail=detail)
 
     def _started(self) -> Progress:
         if self._progress is None:
             from rich.console import Console  # noqa: PLC0415 - 50 ms that only long work pays
-            from rich.progress import (  # noqa: PLC0415
-                BarColumn,
-                DownloadColumn,
-                Progress,
-                SpinnerColumn,
-                TextColumn,
-                TransferSpeedColumn,
-            )
+            from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn  # noqa: PLC0415
+            from rich.progress_bar import ProgressBar  # noqa: PLC0415
 
-            self._progress = Progress(
-                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
-                TransferSpeedColumn(), console=Console(file=self._stream), transient=True,
-            )  # fmt: skip
+            class Bar(BarColumn):
+                """A bar only where there is something to count."""
+
+                def render(self, task: Task) -> ProgressBar:
+                    bar = super().render(task)
+                    bar.width = 0 if task.total is None else 30
+                    return bar
+
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                Bar(),
+                TextColumn("{task.fields[detail]}"),
+            )
+            self._progress = Progress(*columns, console=Console(file=self._stream), transient=True)
             self._progress.start()
         return self._progress
 
@@ -123,8 +138,3 @@ class _Bars:
         """Leave the terminal as it was."""
         if self._progress is not None:
             self._progress.stop()
-
-
-def _short(filename: str) -> str:
-    """Return name and version of a wheel's file name."""
-    return "-".join(filename.split("-")[:2])

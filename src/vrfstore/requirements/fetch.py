@@ -56,13 +56,14 @@ def fetch(
         lease: Protects the wheels' digests, and names what is on its way.
         wheels: What is missing.
         settings: How to reach the indexes.
-        watch: Is told ``fetching``, ``received``, ``fetched`` and ``unpacked`` of each.
+        watch: Is told how many are ``missing``, and ``received``, ``fetched`` and ``unpacked`` of each.
 
     Raises:
         PackageIndexError: A wheel could not be fetched.
         WheelError: One is not what the lock says, or not acceptable.
     """
     source = _Source(settings)
+    watch(Event(kind="missing", total=len(wheels)))
     with ThreadPoolExecutor(min(_WORKERS, max(len(wheels), 1)), thread_name_prefix="fetch") as pool:
         futures = [pool.submit(_obtain, store, lease, wheel, source, watch) for wheel in wheels]
         try:
@@ -80,7 +81,10 @@ def fetch(
 
 
 def _obtain(store: Store, lease: Lease, wheel: LockedWheel, source: _Source, watch: Watcher) -> Fetched:
-    with store.hold_entry(wheel.digest, on_wait=lambda: watch(Event(kind="waiting", subject=wheel.filename))):
+    def waiting() -> None:
+        watch(Event(kind="waiting", subject=f"another vrfstore that fetches {wheel.filename}"))
+
+    with store.hold_entry(wheel.digest, on_wait=waiting):
         present = store.entry(wheel.digest, wheel.name, wheel.version)
         if present is not None:
             watch(Event(kind="unpacked", subject=wheel.filename))
@@ -161,7 +165,7 @@ class _Source:
             OSError: A local file cannot be read.
         """
         parts = urlsplit(wheel.url)
-        chunks = self._local(unquote(parts.path)) if parts.scheme == "file" else self._remote(wheel, watch)
+        chunks = self._local(unquote(parts.path)) if parts.scheme == "file" else self._remote(wheel)
         for chunk in chunks:
             if self._stopped.is_set():
                 raise _unreachable(wheel, "another wheel failed")
@@ -172,7 +176,7 @@ class _Source:
         with open(path, "rb") as stream:
             yield from iter(lambda: stream.read(_CHUNK), b"")
 
-    def _remote(self, wheel: LockedWheel, watch: Watcher) -> Iterator[bytes]:
+    def _remote(self, wheel: LockedWheel) -> Iterator[bytes]:
         response = self._pool(wheel.url).request(
             "GET", wheel.url, headers=self._headers(wheel.url), preload_content=False
         )
@@ -181,10 +185,6 @@ class _Source:
                 raise _unreachable(
                     wheel, f"the server answers {response.status} {response.reason or ''}".strip()
                 )
-            total = response.headers.get("Content-Length", "")
-            watch(
-                Event(kind="fetching", subject=wheel.filename, total=int(total) if total.isdecimal() else 0)
-            )
             # The wheel as it is, never a transfer encoding undone: the digest is over these bytes.
             yield from response.stream(_CHUNK, decode_content=False)
         finally:
