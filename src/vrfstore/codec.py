@@ -73,16 +73,19 @@ def loads(data: bytes) -> Any:
         ValueError: ``data`` is not JSON.
     """
     text = data.decode("utf-8").removesuffix("\n")
-    if accelerator is not None:
-        try:
-            value, end = accelerator.make_scanner(_ScannerSettings)(text, 0)
-        except StopIteration:
-            end = -1
-        if end == len(text):
-            return value
-    import json  # noqa: PLC0415 - white space around the value, or an error worth a good message
+    try:
+        if accelerator is not None:
+            try:
+                value, end = accelerator.make_scanner(_ScannerSettings)(text, 0)
+            except StopIteration:
+                end = -1
+            if end == len(text):
+                return value
+        import json  # noqa: PLC0415 - white space around the value, or an error worth a good message
 
-    return json.loads(text)
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def hexdigest(data: bytes) -> str:

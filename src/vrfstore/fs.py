@@ -233,11 +233,15 @@ def _syncfs(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
+_DEEPEST = 64
+"""How many directories are open at a time while a tree is removed."""
+
+
 def remove_tree(path: str) -> None:
     """Remove a directory and all below it, sealed or not, or a single file, without ever following a symlink.
 
     Works through descriptors (openat(2), unlinkat(2)), so that a directory swapped for a link between looking
-    and removing leads nowhere. Does nothing where ``path`` is not there.
+    and removing leads nowhere. Does nothing where ``path`` is not there. A tree may be of any depth.
     """
     parent = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -249,28 +253,56 @@ def remove_tree(path: str) -> None:
 
 
 def _remove_below(parent: int, name: str, path: str) -> None:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(name, flags, dir_fd=parent)
-    except OSError as error:
-        if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
-            raise
+    descriptor = _open_directory(parent, name)
+    if descriptor is None:
         _effect("unlink", path)
         os.unlink(name, dir_fd=parent)
         return
     try:
-        # An ordinary user can only remove from a directory with write permission; entries are sealed 0555.
-        os.fchmod(descriptor, 0o700)
-        with os.scandir(descriptor) as found:
-            children = [(child.name, child.is_dir(follow_symlinks=False)) for child in found]
-        for child, is_directory in children:
-            child_path = f"{path}/{child}"
-            if is_directory:
-                _remove_below(descriptor, child, child_path)
-            else:
-                _effect("unlink", child_path)
-                os.unlink(child, dir_fd=descriptor)
+        # Whatever is too deep comes back up here, to be emptied in the next round.
+        while _empty(descriptor, path, top=descriptor, depth=0):
+            pass
     finally:
         os.close(descriptor)
     _effect("rmdir", path)
     os.rmdir(name, dir_fd=parent)
+
+
+def _empty(descriptor: int, path: str, *, top: int, depth: int) -> bool:
+    """Remove all that is in an open directory; returns whether something was moved to ``top`` instead."""
+    # An ordinary user can only remove from a directory with write permission; entries are sealed 0555.
+    os.fchmod(descriptor, 0o700)
+    moved = False
+    with os.scandir(descriptor) as found:
+        children = [(child.name, child.is_dir(follow_symlinks=False)) for child in found]
+    for child, is_directory in children:
+        child_path = f"{path}/{child}"
+        inner = _open_directory(descriptor, child) if is_directory else None
+        if inner is None:
+            _effect("unlink", child_path)
+            os.unlink(child, dir_fd=descriptor)
+            continue
+        try:
+            if depth >= _DEEPEST:
+                # Moving a directory changes its `..`, for which an ordinary user has to be able to write to it.
+                os.fchmod(inner, 0o700)
+                _effect("rename", child_path)
+                os.rename(child, unique_name(), src_dir_fd=descriptor, dst_dir_fd=top)
+                moved = True
+                continue
+            moved = _empty(inner, child_path, top=top, depth=depth + 1) or moved
+        finally:
+            os.close(inner)
+        _effect("rmdir", child_path)
+        os.rmdir(child, dir_fd=descriptor)
+    return moved
+
+
+def _open_directory(parent: int, name: str) -> int | None:
+    """Open a directory itself; None for anything else, a symlink to a directory among it."""
+    try:
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except OSError as error:
+        if error.errno in {errno.ENOTDIR, errno.ELOOP}:
+            return None
+        raise

@@ -91,12 +91,21 @@ class Collection:
     reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def decide(snapshot: Snapshot, policy: Policy) -> Collection:
-    """Decide what a collection removes."""
+def decide(snapshot: Snapshot, policy: Policy, *, settled: bool = False) -> Collection:
+    """Decide what a collection removes.
+
+    Args:
+        snapshot: What was found.
+        policy: What the operator wants.
+        settled: The environments have had their turn: all that are still on disk stay, whatever has set one of
+            them free meanwhile, because what one links to may not go before it.
+    """
     reasons: dict[str, tuple[str, ...]] = {}
     dead: list[str] = []
     for name, state in snapshot.environments.items():
         why = _why_environment_stays(name, state, snapshot, policy)
+        if settled and not why:
+            why = ("its turn comes with the next gc",)
         if why:
             reasons[name] = why
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from vrfstore import codec, fs
@@ -69,17 +69,29 @@ def read(store: Store) -> Iterator[Root | StoreDamagedError]:
         try:
             with open(path, "rb") as stream:
                 value = codec.loads(stream.read())
-            known = value["schema"] == _SCHEMA
-            environment, entry = value["environment"], value["entry"]
-        except FileNotFoundError:
-            continue
+            if value["schema"] != _SCHEMA:
+                yield StoreDamagedError("the root is of another version", kind="root-unknown", path=path)
+                continue
+            yield _root(name.removesuffix(".json"), value)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            yield StoreDamagedError(f"the root cannot be read: {error}", kind="root-unreadable", path=path)
-        else:
-            if known:
-                yield Root(name=name.removesuffix(".json"), environment=environment, entry=entry)
-            else:
-                yield StoreDamagedError("the root is of a newer version", kind="root-unknown", path=path)
+            # Removed since we looked; a link that leads nowhere is still there, and may lead somewhere tomorrow.
+            if not isinstance(error, FileNotFoundError) or os.path.lexists(path):
+                yield StoreDamagedError(
+                    f"the root cannot be read: {error}", kind="root-unreadable", path=path
+                )
+
+
+def _root(name: str, value: Mapping[str, object]) -> Root:
+    """Return the pin that a record holds.
+
+    Raises:
+        ValueError: It pins nothing, or two things.
+    """
+    targets = value["environment"], value["entry"]
+    environment, entry = (target if isinstance(target, str) else None for target in targets)
+    if (environment is None) is (entry is None):
+        raise ValueError("it pins neither one environment nor one entry")
+    return Root(name=name, environment=environment, entry=entry)
 
 
 def _check_name(name: str) -> None:

@@ -14,24 +14,43 @@ from collections.abc import Iterator, Mapping
 
 __all__ = ["names_in_use"]
 
-# Names are unlike anything else, so that it does not matter under which path a process knows the store.
-_NAME = re.compile(
-    rb"(?:^|/)((?:environments/[0-9a-f]{32}(?:\.\d+)?)|(?:entries/[0-9a-f]{20,64}-[^/\0\n:\"' ]+))"
+# A path that may lie in a store: the part before, then a name that is unlike anything else.
+_PATH = re.compile(
+    rb"([^\0\n:='\"]*?)(environments/[0-9a-f]{32}(?:\.\d+)?|entries/[0-9a-f]{20,64}-[^/\0\n:\"' ]+)"
 )
 
 
-def names_in_use(proc: str = "/proc") -> Mapping[str, frozenset[int]]:
+def names_in_use(root: str, proc: str = "/proc") -> Mapping[str, frozenset[int]]:
     """Return ``environments/<directory>`` and ``entries/<directory>`` names with the processes that use them.
 
     Args:
+        root: The store.
         proc: Where the proc file system is mounted.
     """
     found: dict[str, set[int]] = defaultdict(set)
     for pid in _processes(proc):
         for text in _texts(f"{proc}/{pid}"):
-            for match in _NAME.finditer(text):
-                found[os.fsdecode(match[1])].add(pid)
-    return {name: frozenset(pids) for name, pids in found.items()}
+            for match in _PATH.finditer(text):
+                name = os.fsdecode(match[2])
+                if pid not in found[name] and not _elsewhere(f"{proc}/{pid}", match[1], name, root):
+                    found[name].add(pid)
+    return {name: frozenset(pids) for name, pids in found.items() if pids}
+
+
+def _elsewhere(process: str, before: bytes, name: str, root: str) -> bool:
+    """Whether a path that a process knows certainly leads to another store than ours.
+
+    It is looked up as the process would, in its own mount namespace: there, the store may be somewhere else.
+    """
+    slash = before.find(b"/")
+    if slash < 0:
+        return False
+    try:
+        theirs = os.stat(f"{process}/root{os.fsdecode(before[slash:])}{name}")
+        ours = os.stat(f"{root}/{name}")
+    except OSError:
+        return False
+    return (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino)
 
 
 def _processes(proc: str) -> list[int]:

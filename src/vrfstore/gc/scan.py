@@ -67,6 +67,8 @@ def leftovers(store: Store) -> Leftovers:
         in_the_making = name.endswith(".lease") and not leases.is_free(path)
         if owner not in alive and not in_the_making:
             dead.append(path)
+    # Of a run that was killed while it made the store; since there is one, nobody needs it any more.
+    dead += [f"{layout.root}/{name}" for name in os.listdir(layout.root) if name.startswith(".store.")]
     ended = [layout.of("leases", lease.name) for lease in found if not lease.alive]
     trees = [path for path in dead if os.path.isdir(path) and not os.path.islink(path)]
     return Leftovers(

@@ -65,13 +65,13 @@ class _Freed:
     def see(self, path: str) -> None:
         """Count everything at and below ``path``, before it is removed."""
         self._inode(os.lstat(path))
-        if os.path.isdir(path) and not os.path.islink(path):
-            with os.scandir(path) as children:
+        waiting = [path] if os.path.isdir(path) and not os.path.islink(path) else []
+        while waiting:
+            with os.scandir(waiting.pop()) as children:
                 for child in children:
+                    self._inode(child.stat(follow_symlinks=False))
                     if child.is_dir(follow_symlinks=False):
-                        self.see(child.path)
-                    else:
-                        self._inode(child.stat(follow_symlinks=False))
+                        waiting.append(child.path)
 
     def _inode(self, found: os.stat_result) -> None:
         # A directory's links are its own `.` and its children's `..`.
@@ -87,7 +87,7 @@ class _Freed:
 def preview(store: Store, policy: Policy) -> Report:
     """Return what ``collect`` would do now; nothing is changed and no hold is taken."""
     left = scan.leftovers(store)
-    found, problems = scan.snapshot(store, in_use=runtime.names_in_use())
+    found, problems = scan.snapshot(store, in_use=runtime.names_in_use(store.root))
     plan = decide(found, policy)
     freed = _Freed()
     files = list(_files(store, plan, policy))
@@ -128,16 +128,16 @@ class _Sweep:
         self._began = scan.now()
         self._freed = _Freed()
         self._problems: list[str] = []
-        self._in_use = runtime.names_in_use()
+        self._in_use = runtime.names_in_use(store.root)
 
     def run(self) -> Report:
         if os.path.lexists(self._store.layout.condemned):
             condemned.withdraw(self._store.layout)
         left = scan.leftovers(self._store)
         cleared = self._remove(left.trees) + self._remove(left.files)
-        environments = self._batches("environments", self._decide().environments)
-        entries = self._batches("entries", self._decide().entries)
-        last = self._decide()
+        environments = self._batches("environments", self._decide(settled=False).environments)
+        entries = self._batches("entries", self._decide(settled=True).entries)
+        last = self._decide(settled=True)
         records = self._remove(list(_files(self._store, last, self._policy)))
         found, problems = self._look()
         return Report(
@@ -147,7 +147,7 @@ class _Sweep:
             leftovers=cleared,
             records=records,
             freed=self._freed.bytes,
-            kept=decide(found, self._policy).reasons,
+            kept=decide(found, self._policy, settled=True).reasons,
             entries_kept=len(found.entries),
             problems=tuple(dict.fromkeys([*problems, *self._problems])),
         )
@@ -155,8 +155,8 @@ class _Sweep:
     def _look(self) -> tuple[Snapshot, list[str]]:
         return scan.snapshot(self._store, began=self._began, in_use=self._in_use)
 
-    def _decide(self) -> Collection:
-        return decide(self._look()[0], self._policy)
+    def _decide(self, *, settled: bool) -> Collection:
+        return decide(self._look()[0], self._policy, settled=settled)
 
     def _batches(self, part: str, names: Sequence[str]) -> list[str]:
         removed: list[str] = []
@@ -170,7 +170,7 @@ class _Sweep:
         removed: list[str] = []
         condemned.publish(layout, [f"{part}/{name}" for name in names])
         try:
-            again = self._decide()
+            again = self._decide(settled=part == "entries")
             still = set(again.environments if part == "environments" else again.entries)
             for name in names:
                 if name not in still:

@@ -17,7 +17,7 @@ from vrfstore.errors import BusyError
 from vrfstore.store.holds import hold
 from vrfstore.store.layout import Layout
 
-__all__ = ["CAPACITY", "names", "publish", "wait_until_clear", "withdraw"]
+__all__ = ["CAPACITY", "names", "preallocate", "publish", "wait_until_clear", "withdraw"]
 
 CAPACITY = 80 * 1024
 """Bytes of the preallocated list: room for 256 names of up to 300 bytes."""
@@ -56,19 +56,42 @@ def wait_until_clear(layout: Layout, wanted: Collection[str]) -> None:
         time.sleep(0.01)
 
 
-def publish(layout: Layout, condemned: list[str]) -> None:
-    """Put the list in place; the caller holds ``gc/run``.
+def preallocate(layout: Layout) -> None:
+    """Make the file that a list is written into, with all its blocks, while there is still room for it.
 
-    The preallocated ``gc/spare`` is overwritten and renamed, so that a full disk does not matter.
+    Does nothing while a gc is at work: that one has it, or makes it.
     """
     spare = layout.of("gc", "spare")
-    data = "".join(f"{name}\n" for name in condemned).encode()
+    if os.path.lexists(layout.condemned) or _size(spare) >= CAPACITY:
+        return
+    with contextlib.suppress(BusyError), hold(layout.of("gc", "run"), timeout=0):
+        if not os.path.lexists(layout.condemned) and _size(spare) < CAPACITY:
+            _fill(spare, b"")
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _fill(spare: str, data: bytes) -> None:
     descriptor = os.open(spare, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         room = max(os.fstat(descriptor).st_size, CAPACITY)
         fs.overwrite(descriptor, spare, data.ljust(room, b"\0"))
     finally:
         os.close(descriptor)
+
+
+def publish(layout: Layout, condemned: list[str]) -> None:
+    """Put the list in place; the caller holds ``gc/run``.
+
+    The preallocated ``gc/spare`` is overwritten and renamed, so that a full disk does not matter.
+    """
+    spare = layout.of("gc", "spare")
+    _fill(spare, "".join(f"{name}\n" for name in condemned).encode())
     fs.rename(spare, layout.condemned)
 
 

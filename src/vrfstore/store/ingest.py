@@ -87,8 +87,6 @@ class _EntryDestination(WheelDestination):
 
     def write_script(self, name: str, module: str, attr: str, section: ScriptSection) -> RecordEntry:  # noqa: ARG002 - installer's port; gui scripts are as console scripts on POSIX
         """Prepare the script of an entry point."""
-        if "/" in name or name in {"", ".", ".."} or not name.isprintable():
-            self._wheel.refuse(f"the entry point {name!r} is not a file name", kind="wheel-entry-point")
         return self._prepare_script(name, scripts.entry_point_script(module, attr))
 
     def write_file(
@@ -220,6 +218,12 @@ class _EntryDestination(WheelDestination):
         return stored, head
 
     def _make_parents(self, place: str) -> None:
+        """Make the directories above a new file, which no other file of the wheel may stand in the way of."""
+        if place in self._files or place in self._directories:
+            # By different schemes: `.data/purelib/x` and `x` become the same file.
+            self._wheel.refuse(
+                f"two members would become {place!r}", kind="wheel-member-duplicate", member=place
+            )
         parent = place.rpartition("/")[0]
         if parent in self._directories:
             return

@@ -339,8 +339,9 @@ def _prepare(layout: Layout) -> None:
         temporary = f"{layout.root}/.store.{fs.unique_name()}"
         marker = codec.dumps({"format": FORMAT, "id": fs.unique_name()})
         fs.write_file(temporary, marker, sync=True)
-        # link(2), not rename(2): whoever is first has made the store, and its id stays.
-        with contextlib.suppress(FileExistsError):
+        # link(2), not rename(2): whoever is first has made the store, and its id stays. Where there is a store
+        # by now, a gc may have taken our file for a leftover.
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
             os.link(temporary, layout.marker)
         fs.remove_file(temporary)
     _check_format(layout)
@@ -349,10 +350,7 @@ def _prepare(layout: Layout) -> None:
             os.mkdir(layout.of(part))
     if not os.access(layout.of("tmp"), os.W_OK):
         raise PermissionError(errno.EACCES, "it may only be read", layout.root)
-    spare = layout.of("gc", "spare")
-    if not os.path.lexists(spare) and not os.path.lexists(layout.condemned):
-        with contextlib.suppress(FileExistsError):
-            fs.write_file(spare, bytes(condemned.CAPACITY))
+    condemned.preallocate(layout)
 
 
 def _check_format(layout: Layout) -> None:

@@ -7,8 +7,11 @@ member against its RECORD row while it is read, so that a wheel is inflated once
 from __future__ import annotations
 
 import base64
+import configparser
+import errno
 import hashlib
 import io
+import lzma
 import posixpath
 import re
 import stat
@@ -21,7 +24,7 @@ from typing import BinaryIO, NoReturn, cast
 from installer.exceptions import InstallerError
 from installer.records import InvalidRecordEntry, parse_record_file
 from installer.sources import WheelContentElement, WheelFile, WheelSource
-from installer.utils import parse_metadata_file
+from installer.utils import SCHEME_NAMES, parse_entrypoints, parse_metadata_file
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
@@ -35,6 +38,20 @@ _HASHES = {"sha256", "sha384", "sha512"}
 _LONGEST_PART = 255
 """Bytes of one name on the usual file systems (NAME_MAX)."""
 
+_LONGEST_PATH = 1000
+"""Bytes of a whole member name. With the store's own path before it, it has to fit into 4,096 (PATH_MAX)."""
+
+_DEEPEST = 60
+"""Directories above a member. Real wheels have a dozen."""
+
+_LONGEST_NUMBER = 18
+"""Digits of a size; more would not fit into 64 bits."""
+
+_COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
+"""What zipfile raises for a broken archive; RuntimeError for encryption, NotImplementedError for features."""
+
 _CHUNK = 1 << 18
 
 
@@ -47,17 +64,28 @@ def checked_wheel(path: str, filename: str) -> Iterator[CheckedWheel]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield CheckedWheel(archive, filename)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        # NotImplementedError: unknown compression. RuntimeError: encrypted.
+    except _UNREADABLE as error:
         raise WheelError(
             f"not a readable zip archive: {error}", kind="wheel-archive", path=filename
         ) from error
     except InvalidRecordEntry as error:
         raise WheelError(f"RECORD cannot be read: {error}", kind="wheel-record", path=filename) from error
-    except (InstallerError, UnicodeDecodeError, KeyError, ValueError, AssertionError) as error:
-        # installer asserts where entry_points.txt is malformed, and raises KeyError for absent dist-info files.
-        text = str(error) or "malformed metadata"
-        raise WheelError(f"not a valid wheel: {text}", kind="wheel-invalid", path=filename) from error
+    except (InstallerError, UnicodeDecodeError, KeyError, ValueError) as error:
+        # KeyError: a file of dist-info is missing.
+        raise WheelError(
+            f"not a valid wheel: {_reason(error)}", kind="wheel-invalid", path=filename
+        ) from error
+    except OSError as error:
+        # zipfile seeks to where a broken archive says; a full disk or an unreadable file is not the wheel's fault.
+        if error.errno != errno.EINVAL:
+            raise
+        raise WheelError("not a readable zip archive", kind="wheel-archive", path=filename) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says of the wheel, without the path and the objects of our own that it mentions."""
+    reason = getattr(error, "reason", None)
+    return str(reason or (error.args[-1] if error.args else "malformed metadata"))
 
 
 class CheckedWheel(WheelFile):
@@ -88,6 +116,7 @@ class CheckedWheel(WheelFile):
         self.tags = tuple(sorted(map(str, tags)))
         self._check_members()
         self._check_metadata(version)
+        self._check_entry_points()
         self._rows = self._checked_record()
 
     @property
@@ -100,15 +129,15 @@ class CheckedWheel(WheelFile):
         raise WheelError(message, kind=kind, path=self.filename, member=member)
 
     def _check_members(self) -> None:
-        seen: set[str] = set()
+        """Look at the central directory only: names, types, and what zipfile could not read anyway."""
+        files: set[str] = set()
+        directories: set[str] = set()
         for item in self._zipfile.infolist():
-            name = item.filename
+            # zipfile cuts a name at NUL; what another reader would see is orig_filename.
+            name = item.orig_filename
             problem = _problem_with_name(name)
             if problem:
                 self.refuse(f"member {name!r} {problem}", kind="wheel-member-name", member=name)
-            if name in seen:
-                self.refuse(f"member {name!r} is there twice", kind="wheel-member-duplicate", member=name)
-            seen.add(name)
             mode = item.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR) or mode & (
                 stat.S_ISUID | stat.S_ISGID
@@ -118,6 +147,58 @@ class CheckedWheel(WheelFile):
                     kind="wheel-member-type",
                     member=name,
                 )
+            if item.flag_bits & 1:
+                self.refuse(f"member {name!r} is encrypted", kind="wheel-archive", member=name)
+            if item.compress_type not in _COMPRESSIONS:
+                self.refuse(
+                    f"member {name!r} has the unknown compression {item.compress_type}",
+                    kind="wheel-archive",
+                    member=name,
+                )
+            if name in files:
+                self.refuse(f"member {name!r} is there twice", kind="wheel-member-duplicate", member=name)
+            parents = name.rstrip("/").split("/")
+            directories |= {"/".join(parents[:depth]) for depth in range(1, len(parents))}
+            if name.endswith("/"):
+                directories.add(name.rstrip("/"))
+            else:
+                files.add(name)
+        for name in sorted(files & directories):
+            self.refuse(
+                f"member {name!r} is a file and a directory", kind="wheel-member-duplicate", member=name
+            )
+        self._check_data_directory(files)
+
+    def _check_data_directory(self, files: set[str]) -> None:
+        """Refuse what lies in ``.data`` but in none of the directories that a wheel may have there."""
+        data = f"{self.data_dir}/"
+        for name in sorted(files):
+            scheme, _, rest = name.removeprefix(data).partition("/")
+            if name == self.data_dir or (name.startswith(data) and (scheme not in SCHEME_NAMES or not rest)):
+                self.refuse(
+                    f"member {name!r} is in no directory that .data may have",
+                    kind="wheel-invalid",
+                    member=name,
+                )
+
+    def _check_entry_points(self) -> None:
+        if "entry_points.txt" not in self.dist_info_filenames:
+            return
+        text = self.read_dist_info("entry_points.txt")
+        try:
+            names = [name for name, *_ in parse_entrypoints(text)]
+        except (configparser.Error, AssertionError) as error:
+            # installer asserts that a target is a module and a function.
+            reason = str(error).splitlines()[0] if str(error) else "a target is not MODULE:FUNCTION"
+            self.refuse(f"entry_points.txt cannot be read: {reason}", kind="wheel-entry-point")
+        for name in names:
+            if (
+                "/" in name
+                or name in {".", ".."}
+                or not name.isprintable()
+                or len(name.encode()) > _LONGEST_PART
+            ):
+                self.refuse(f"the entry point {name!r} is not a file name", kind="wheel-entry-point")
 
     def _check_metadata(self, version: Version) -> None:
         metadata = parse_metadata_file(self.read_dist_info("METADATA"))
@@ -143,7 +224,7 @@ class CheckedWheel(WheelFile):
             algorithm, _, value = hash_.partition("=")
             if member not in rows:
                 self.refuse(f"RECORD does not name {member!r}", kind="wheel-record", member=member)
-            if algorithm not in _HASHES or not value or not size.isdecimal():
+            if algorithm not in _HASHES or not value or not _is_size(size):
                 self.refuse(
                     f"RECORD has no size and strong hash for {member!r}", kind="wheel-record", member=member
                 )
@@ -164,9 +245,24 @@ class CheckedWheel(WheelFile):
             row = self._rows.get(name, (name, "", ""))
             mode = item.external_attr >> 16
             executable = bool(stat.S_ISREG(mode) and mode & 0o111)
-            with self._zipfile.open(item) as stream:
-                checked = _CheckedStream(cast("BinaryIO", stream), self, row)
+            with self._open(item) as stream:
+                checked = _CheckedStream(stream, self, row)
                 yield row, cast("BinaryIO", checked), executable
+
+    def _open(self, item: zipfile.ZipInfo) -> BinaryIO:
+        with self.readable(item.filename):
+            return cast("BinaryIO", self._zipfile.open(item))
+
+    @contextmanager
+    def readable(self, member: str) -> Iterator[None]:
+        """Name the member in whose bytes the archive turns out to be broken."""
+        try:
+            yield
+        except (*_UNREADABLE, OSError) as error:
+            # bz2 raises an OSError without a number; one with a number is the disk's, but for a seek before 0.
+            if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
+                raise
+            self.refuse(f"member {member!r} cannot be read: {error}", kind="wheel-archive", member=member)
 
 
 class _CheckedStream(io.RawIOBase):
@@ -186,7 +282,8 @@ class _CheckedStream(io.RawIOBase):
         """Read up to ``size`` bytes; all for -1."""
         if size < 0:
             return b"".join(iter(lambda: self.read(_CHUNK), b""))
-        data = self._stream.read(size)
+        with self._wheel.readable(self._member):
+            data = self._stream.read(size)
         if data:
             self._seen += len(data)
             if self._hash is not None:
@@ -205,6 +302,10 @@ class _CheckedStream(io.RawIOBase):
             )
 
 
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER
+
+
 def _problem_with_name(name: str) -> str | None:
     """Say what is wrong with the name of a member, if anything is."""
     parts = name.removesuffix("/").split("/")
@@ -218,6 +319,6 @@ def _problem_with_name(name: str) -> str | None:
         return "leads out of the wheel"
     if "." in parts or "" in parts or posixpath.normpath(name.removesuffix("/")) != name.removesuffix("/"):
         return "has a path that is not normalised"
-    if any(len(part.encode()) > _LONGEST_PART for part in parts):
-        return "has a name of more than 255 bytes"
-    return None
+    if any(len(part.encode()) > _LONGEST_PART for part in parts) or len(name.encode()) > _LONGEST_PATH:
+        return f"has a name of more than {_LONGEST_PART} bytes, or a path of more than {_LONGEST_PATH}"
+    return f"lies more than {_DEEPEST} directories deep" if len(parts) > _DEEPEST else None
