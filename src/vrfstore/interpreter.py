@@ -128,13 +128,13 @@ def probe(executable: str) -> Interpreter:
     try:
         # A .pth file of the base may print; the answer is the last line.
         answer = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError) as error:
+        answer["site_directories"] = tuple(answer["site_directories"])
+        answer["base"] = tuple((name, version) for name, version in answer["base"])
+        found = Interpreter(executable=executable, **answer)
+    except (ValueError, IndexError, KeyError, TypeError) as error:
         raise InterpreterError(
             f"{executable} does not answer like a Python", kind="interpreter-broken"
         ) from error
-    answer["site_directories"] = tuple(answer["site_directories"])
-    answer["base"] = tuple((name, version) for name, version in answer["base"])
-    found = Interpreter(executable=executable, **answer)
     _check(found)
     return found
 

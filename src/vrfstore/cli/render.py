@@ -94,8 +94,10 @@ def _coloured(text: str, colour: str) -> str:
 def size(count: float) -> str:
     """Return bytes for people: ``812 B``, ``3.4 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:  # noqa: PLR2004 - SI
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"  # noqa: PLR2004
+        # As shown, rounded, it stays below 1000; and three digits are enough for everybody.
+        if round(count) < 1000:  # noqa: PLR2004
+            whole = unit == "B" or round(count, 1) >= 100  # noqa: PLR2004
+            return f"{count:.0f} {unit}" if whole else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
 

@@ -138,7 +138,9 @@ def decide(snapshot: Snapshot, policy: Policy, *, settled: bool = False) -> Coll
             sorted(
                 digest
                 for digest, written in snapshot.locks.items()
-                if digest not in locks_in_use
+                if not snapshot.keep_all
+                and not unreadable
+                and digest not in locks_in_use
                 and f"locks/{digest}" not in snapshot.kept
                 and written + policy.grace < snapshot.began
             )

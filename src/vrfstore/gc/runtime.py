@@ -14,10 +14,13 @@ from collections.abc import Iterator, Mapping
 
 __all__ = ["names_in_use"]
 
-# A path that may lie in a store: the part before, then a name that is unlike anything else.
-_PATH = re.compile(
-    rb"([^\0\n:='\"]*?)(environments/[0-9a-f]{32}(?:\.\d+)?|entries/[0-9a-f]{20,64}-[^/\0\n:\"' ]+)"
-)
+# Unlike anything else, so that it hardly matters what is before it.
+_NAME = re.compile(rb"environments/[0-9a-f]{32}(?:\.\d+)?|entries/[0-9a-f]{20,64}-[^/\0\n:\"' ]+")
+
+_ENDS = (b"\0", b"\n", b":", b"=", b"'", b'"')
+"""What may be before a path in a command line, a variable, or a line of maps."""
+
+_LONGEST_PATH = 4096
 
 
 def names_in_use(root: str, proc: str = "/proc") -> Mapping[str, frozenset[int]]:
@@ -27,30 +30,39 @@ def names_in_use(root: str, proc: str = "/proc") -> Mapping[str, frozenset[int]]
         root: The store.
         proc: Where the proc file system is mounted.
     """
+    ours = _identity(f"{root}/store.json")
     found: dict[str, set[int]] = defaultdict(set)
     for pid in _processes(proc):
         for text in _texts(f"{proc}/{pid}"):
-            for match in _PATH.finditer(text):
-                name = os.fsdecode(match[2])
-                if pid not in found[name] and not _elsewhere(f"{proc}/{pid}", match[1], name, root):
-                    found[name].add(pid)
+            for match in _NAME.finditer(text):
+                name = os.fsdecode(match[0])
+                if pid not in found[name]:
+                    # Looked for backwards: in a pattern it would take quadratic time on a long argument.
+                    before = text[max(0, match.start() - _LONGEST_PATH) : match.start()]
+                    before = before[max(before.rfind(end) for end in _ENDS) + 1 :]
+                    if not _elsewhere(f"{proc}/{pid}", before, ours):
+                        found[name].add(pid)
     return {name: frozenset(pids) for name, pids in found.items() if pids}
 
 
-def _elsewhere(process: str, before: bytes, name: str, root: str) -> bool:
-    """Whether a path that a process knows certainly leads to another store than ours.
+def _elsewhere(process: str, before: bytes, ours: bytes | None) -> bool:
+    """Whether a path certainly leads to another store: one that says of itself that it is another.
 
-    It is looked up as the process would, in its own mount namespace: there, the store may be somewhere else.
+    It is looked up as the process would, in its own mount namespace, where everything may have other paths,
+    devices and inodes.
     """
     slash = before.find(b"/")
-    if slash < 0:
-        return False
+    theirs = None if slash < 0 else _identity(f"{process}/root{os.fsdecode(before[slash:])}store.json")
+    return theirs is not None and theirs != ours
+
+
+def _identity(marker: str) -> bytes | None:
+    """Return what a store says of itself; None where that cannot be read."""
     try:
-        theirs = os.stat(f"{process}/root{os.fsdecode(before[slash:])}{name}")
-        ours = os.stat(f"{root}/{name}")
+        with open(marker, "rb") as stream:
+            return stream.read(4096)
     except OSError:
-        return False
-    return (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino)
+        return None
 
 
 def _processes(proc: str) -> list[int]:

@@ -23,6 +23,9 @@ SENTINEL = ".vrfstore"
 """An empty file, in no RECORD, in every real directory of site-packages but dist-info: with it there, pip never
 takes such a directory for one that only the distribution it uninstalls has put there."""
 
+BASE_PTH = "_vrfstore_base.pth"
+"""Adds the packages of a base that is itself a venv."""
+
 _READY_RECORD = "links/RECORD"
 _COLLISIONS_SHOWN = 5
 
@@ -85,7 +88,7 @@ def plan_environment(
     """
     ordered = sorted(plans, key=lambda plan: plan.reference.name)
     farm = _Farm(interpreter.directory_name, hashes_of)
-    farm.grow(ordered)
+    farm.grow(ordered, [BASE_PTH] if interpreter.virtual else [])
     if farm.collisions:
         raise _collision_error(farm.collisions)
     site = f"lib/{farm.library}/{SITE_PACKAGES}"
@@ -96,7 +99,7 @@ def plan_environment(
         for directory in farm.directories
         if directory.startswith(f"{site}/")
         and not directory.endswith("/__pycache__")
-        and ".dist-info" not in directory
+        and not any(part.endswith(".dist-info") for part in directory.split("/"))
     ]
     return EnvironmentPlan(
         directories=tuple(farm.directories),
@@ -156,12 +159,13 @@ class _Farm:
     collisions: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     _mounts: dict[str, list[_Provider]] = field(default_factory=lambda: defaultdict(list))
 
-    def grow(self, plans: Sequence[EntryPlan]) -> None:
+    def grow(self, plans: Sequence[EntryPlan], own: Sequence[str]) -> None:
+        """Merge all plans; ``own`` names further files of site-packages that are the environment's."""
         reserved: Tree = {
             "bin": {"python": "", "python3": "", self.library: ""},
             "include": {},
             # __pycache__ is made beforehand, so that importing a top-level module changes no directory.
-            "lib": {self.library: {SITE_PACKAGES: {"__pycache__": {}}}},
+            "lib": {self.library: {SITE_PACKAGES: {"__pycache__": {}, **dict.fromkeys(own, "")}}},
             "lib64": "",
             "pyvenv.cfg": "",
             RECORD_FILE: "",
@@ -175,29 +179,39 @@ class _Farm:
                 self._mounts[place].append(_Provider(plan, tree, scheme))
         self._fill("", [])
 
-    def _fill(self, path: str, providers: Sequence[_Provider]) -> None:
-        """Decide what is inside a real directory to which all ``providers`` contribute."""
+    def _fill(self, path: str, providers: Sequence[_Provider], *, whole: bool = False) -> None:
+        """Decide what is inside a real directory to which all ``providers`` contribute.
+
+        ``whole`` says that it belongs to a package that one of them keeps whole: then nothing in it is folded,
+        because libraries and tools take a package for one tree.
+        """
         names: dict[str, list[_Provider]] = defaultdict(list)
         for provider in (*providers, *self._mounts.get(path, ())):
             inside = provider.node if isinstance(provider.node, dict) else {}
             for name, node in inside.items():
                 if name:
                     names[name].append(provider.child(name, node))
+        if path.startswith(f"lib/{self.library}/{SITE_PACKAGES}/") and SENTINEL in names:
+            names[SENTINEL].append(_Provider(None, "", SENTINEL))
         for name, group in sorted(names.items()):
             place = f"{path}/{name}" if path else name
             files = [provider for provider in group if isinstance(provider.node, str)]
             if not files:
-                self._directory(place, group)
+                self._directory(place, group, whole=whole)
             elif len(files) == len(group):
                 self._file(place, group)
             else:
                 self._collide(place, files[0], next(other for other in group if other not in files))
 
-    def _directory(self, path: str, group: Sequence[_Provider]) -> None:
-        if len(group) == 1 and self._folds(path, group[0]):
+    def _directory(self, path: str, group: Sequence[_Provider], *, whole: bool) -> None:
+        if len(group) == 1 and not whole and self._folds(path, group[0]):
             return
         self.directories.append(path)
-        self._fill(path, [self._unfolded(provider) for provider in group])
+        whole = whole or any(
+            isinstance(provider.node, int) and provider.source.startswith(f"{SITE_PACKAGES}/")
+            for provider in group
+        )
+        self._fill(path, [self._unfolded(provider) for provider in group], whole=whole)
 
     def _folds(self, path: str, provider: _Provider) -> bool:
         """Link a directory as a whole, where it may be; returns whether it was."""
@@ -217,8 +231,7 @@ class _Farm:
         self.unfolded.add(entry.reference.name)
         if isinstance(node, dict):
             return provider
-        # Only now it matters what is in there: a package that is shared after all. No directory inside it is
-        # folded again, because its libraries and its tools take a package for one tree.
+        # Only now it matters what is in there: a package that is shared after all.
         listing = directory_tree(self.hashes_of(entry), provider.source)
         return _Provider(entry, listing, provider.source, listed=True)
 
@@ -239,7 +252,8 @@ class _Farm:
         if len(entries) < len(group):
             return False
         # Every wheel of a pkgutil namespace brings the same few lines, if not to the letter.
-        if path.endswith("/__init__.py") and not any(provider.listed for provider in group):
+        in_site = all(provider.source.startswith(f"{SITE_PACKAGES}/") for provider in group)
+        if in_site and path.endswith("/__init__.py") and not any(provider.listed for provider in group):
             return True
         return len({self.hashes_of(entry)[file] for entry, file in entries}) == 1
 
@@ -286,4 +300,4 @@ def _fresh_files(interpreter: Interpreter, site: str) -> Iterator[tuple[str, byt
     yield "pyvenv.cfg", "".join(f"{line}\n" for line in lines).encode()
     if interpreter.virtual:
         added = (f"import site; site.addsitedir({path!r})\n" for path in interpreter.site_directories)
-        yield f"{site}/_vrfstore_base.pth", "".join(added).encode()
+        yield f"{site}/{BASE_PTH}", "".join(added).encode()

@@ -6,11 +6,11 @@ import hashlib
 import os
 import tomllib
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from vrfstore import fs
-from vrfstore.errors import RequirementsError
-from vrfstore.model import Digest, Lock, LockedWheel
+from vrfstore.errors import RequirementsError, UsageError
+from vrfstore.model import Lock, LockedWheel, parse_digest
 from vrfstore.store.layout import Layout
 from vrfstore.store.leases import Lease
 from vrfstore.store.memos import replace
@@ -71,21 +71,23 @@ def loads(text: str, path: str) -> Lock:
 
     try:
         return _from_pylock(Pylock.from_dict(tomllib.loads(text)))
-    except (tomllib.TOMLDecodeError, PylockValidationError, KeyError, ValueError) as error:
+    except (PylockValidationError, UsageError, KeyError, ValueError) as error:
         raise RequirementsError(f"not a lock: {error}", kind="lock-invalid", path=path) from error
 
 
 def _from_pylock(pylock: Pylock) -> Lock:
     wheels = []
     for package in pylock.packages:
-        (wheel,) = package.wheels or ()
+        if package.version is None or package.wheels is None:
+            raise ValueError(f"{package.name} has no version, or no wheel")
+        (wheel,) = package.wheels
         wheels.append(
             LockedWheel(
                 name=package.name,
                 version=str(package.version),
                 filename=wheel.filename,
-                digest=Digest(wheel.hashes["sha256"]),
-                url=wheel.url or f"file://{wheel.path}",
+                digest=parse_digest(wheel.hashes["sha256"]),
+                url=wheel.url or f"file://{quote(wheel.path or '')}",
                 requires_python=str(package.requires_python) if package.requires_python else None,
             )
         )
@@ -117,11 +119,11 @@ def read(layout: Layout, digest: str) -> Lock | None:
     """Return the lock of this digest, if it is in the store and whole."""
     path = lock_path(layout, digest)
     try:
-        with open(path, encoding="utf-8") as stream:
-            text = stream.read()
-    except (FileNotFoundError, UnicodeDecodeError):
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except FileNotFoundError:
         return None
-    if lock_digest(text) != digest:
+    if hashlib.sha256(data).hexdigest() != digest:
         fs.remove_file(path)
         return None
-    return loads(text, path)
+    return loads(data.decode(), path)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from packaging.requirements import InvalidRequirement
 from packaging.requirements import Requirement as ParsedRequirement
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, is_normalized_name
 
 from vrfstore.errors import RequirementsError
 from vrfstore.model import Requirement, Requirements
@@ -23,7 +23,12 @@ __all__ = ["parse", "read"]
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _HASH = re.compile(r"\s--hash[=\s]\s*(\S+)")
 _OPTION = re.compile(r"(?:^|\s)(--?[A-Za-z][\w-]*)")
-_HASH_VALUE = re.compile(r"(sha256|sha384|sha512):([0-9a-f]+)")
+_HASH_VALUE = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
+_VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
+"""pip would put the value of an environment variable there."""
+_SHOWN = 200
+"""Characters of a line that an error repeats."""
+
 _LARGEST = 1 << 20
 """Bytes. A requirements file is read by people; more than this is something else."""
 
@@ -67,7 +72,7 @@ def parse(data: bytes, path: str) -> Requirements:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise RequirementsError(
             "not UTF-8 text", kind="requirement-encoding", path=path, line=line
         ) from error
@@ -100,7 +105,8 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield (line number, content): continuations joined, comments and blank lines dropped, as pip does."""
     parts: list[str] = []
     begin = 1
-    # Not str.splitlines: a form feed or U+2028 does not end a line for pip.
+    # Not str.splitlines, which pip uses: a form feed or U+2028 ends no line that a person sees. One that is inside
+    # a requirement is refused for that reason.
     for number, physical in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
         if not parts:
             begin = number
@@ -138,17 +144,7 @@ def _parse_line(content: str, path: str, line: int) -> Requirement:
             line=line,
             hint="write the name of the package, as in: pandas>=2",
         )
-    try:
-        parsed = ParsedRequirement(bare)
-    except InvalidRequirement as error:
-        reason = str(error).splitlines()[0]
-        raise RequirementsError(
-            f"{bare!r} is not a requirement: {reason}",
-            kind="requirement-syntax",
-            path=path,
-            line=line,
-            hint="write one package a line, as in: pandas>=2,<3",
-        ) from error
+    parsed = _parse_requirement(bare, path, line)
     if parsed.url is not None:
         raise RequirementsError(
             f"{parsed.name} is asked for by URL; only packages of the index may be named",
@@ -169,12 +165,45 @@ def _parse_line(content: str, path: str, line: int) -> Requirement:
     return Requirement(name=canonicalize_name(parsed.name), text=_canonical(parsed, hashes), line=line)
 
 
+def _parse_requirement(bare: str, path: str, line: int) -> ParsedRequirement:
+    try:
+        return _checked(bare)
+    except InvalidRequirement as error:
+        reason = str(error).splitlines()[0]
+    except RecursionError:
+        reason = "it is nested too deeply"
+    shown = bare if len(bare) <= _SHOWN else f"{bare[:_SHOWN]}…"
+    raise RequirementsError(
+        f"{shown!r} is not a requirement: {reason}",
+        kind="requirement-syntax",
+        path=path,
+        line=line,
+        hint="write one package a line, as in: pandas>=2,<3",
+    )
+
+
+def _checked(bare: str) -> ParsedRequirement:
+    """Parse a requirement, and refuse what packaging takes but pip would take for something else.
+
+    Raises:
+        InvalidRequirement: It is none.
+    """
+    # pip ends a line at some characters that we do not, and fills in variables: not behind our back.
+    if len(bare.splitlines()) != 1 or _VARIABLE.search(bare):
+        raise InvalidRequirement("it holds a character or a variable that means something else to pip")
+    parsed = ParsedRequirement(bare)
+    for name in (parsed.name, *parsed.extras):
+        if not is_normalized_name(canonicalize_name(name)):
+            raise InvalidRequirement("a name begins and ends with a letter or a digit")
+    return parsed
+
+
 def _is_location(bare: str) -> bool:
     word = bare.split(None, 1)[0]
     return (
         re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(//|[^\s=])", word) is not None
         or word.startswith((".", "/", "~"))
-        or word.endswith((".whl", ".tar.gz", ".zip"))
+        or word.endswith((".whl", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip"))
         or os.sep in word.split("[")[0].split(";")[0].split("@")[0]
     )
 

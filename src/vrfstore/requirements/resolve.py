@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from vrfstore import fs
-from vrfstore.errors import PackageIndexError, ResolutionError, VrfstoreError, WheelError
+from vrfstore.errors import PackageIndexError, RequirementsError, ResolutionError, VrfstoreError, WheelError
 from vrfstore.model import Digest, Interpreter, Lock, LockedWheel, Requirement, Requirements
 from vrfstore.requirements import pip
 from vrfstore.store.leases import Lease
@@ -144,6 +144,8 @@ def resolution_error(
     """
     if "DO NOT MATCH THE HASHES" in stderr:
         return _hash_error(stderr, requirements)
+    if "--require-hashes mode" in stderr:
+        return _hash_missing(stderr, requirements)
     missing = re.search(r"No matching distribution found for (\S+)", stderr)
     if missing is not None:
         return _missing(missing[1], stderr, log, requirements, interpreter)
@@ -187,7 +189,7 @@ def _missing(
             hint=f"ask for one that exists, as in: {name}=={versions[-1]}",
         )
     skipped = (_normal(line) for line in log.splitlines() if _UNSUITABLE.search(line))
-    if any(name in line for line in skipped):
+    if any(re.search(rf"(^|[^a-z0-9-]){re.escape(name)}-\d", line) for line in skipped):
         return ResolutionError(
             f"{name}{brought} has no wheel for Python {interpreter.version} on {interpreter.platform}",
             kind="no-wheel",
@@ -213,14 +215,21 @@ def _conflict(log: str, requirements: Requirements) -> ResolutionError:
     lines = [re.sub(r"^\S+ ", "", line).strip() for line in log.splitlines()]
     causes = _after(lines, "The conflict is caused by:")
     sides = "; ".join(cause.replace("The user requested", "the file asks for") for cause in causes)
-    item = next((found for cause in causes if (found := _named(requirements, cause.split()[-1]))), None)
+    blamed = [item for cause in causes if (item := _blamed(requirements, cause)) is not None]
     return ResolutionError(
         "the requirements contradict each other" + (f": {sides}" if sides else ""),
         kind="conflict",
         path=requirements.path,
-        line=item.line if item is not None else None,
+        line=min((item.line for item in blamed), default=None),
         hint="loosen or remove one of them",
     )
+
+
+def _blamed(requirements: Requirements, cause: str) -> Requirement | None:
+    """Return the requirement behind ``The user requested X`` or ``NAME VERSION depends on X``."""
+    _, requested, text = cause.partition("The user requested ")
+    exact = next((item for item in requirements.items if requested and item.text == text), None)
+    return exact or _named(requirements, text if requested else cause.partition(" ")[0])
 
 
 def _after(lines: Sequence[str], heading: str) -> list[str]:
@@ -240,7 +249,7 @@ def _hash_error(stderr: str, requirements: Requirements) -> WheelError:
         (line.strip() for line in stderr.splitlines() if " from http" in line or " from file" in line), ""
     )
     name = line.split("=")[0].split()[0] if line else ""
-    expected = _values(stderr, r"Expected sha\d+ (\w+)")
+    expected = _values(stderr, r"Expected\s+(?:sha\d+|or) (\w+)")
     got = _values(stderr, r"Got\s+(\w+)")
     item = _named(requirements, name) if name else None
     error = WheelError(
@@ -253,6 +262,23 @@ def _hash_error(stderr: str, requirements: Requirements) -> WheelError:
     return error
 
 
+def _hash_missing(stderr: str, requirements: Requirements) -> RequirementsError:
+    """Say what lacks a hash: where one requirement has hashes, pip wants them of everything."""
+    item = next((found for found in requirements.items if "--hash=" not in found.text), None)
+    if item is not None:
+        name = item.name
+    else:
+        named = re.search(r"^    ([\w.-]+)", stderr, re.MULTILINE)
+        name = f"{named[1]}, which another requirement brings," if named else "a dependency"
+    return RequirementsError(
+        f"{name} has no --hash, but others have",
+        kind="requirement-hash",
+        path=requirements.path,
+        line=item.line if item is not None else None,
+        hint="write a hash and an exact version for everything, dependencies too, or for nothing",
+    )
+
+
 def _values(text: str, pattern: str) -> str:
     return ", ".join(f"{value[:12]}…" for value in _unique(re.findall(pattern, text))) or "none"
 
@@ -263,7 +289,9 @@ def _unique(values: Iterable[str]) -> list[str]:
 
 def _unreachable(stderr: str, log: str) -> PackageIndexError:
     reason = re.search(
-        r"(\[Errno [-\d]+\] [^'\")]+|\d{3} (?:Client|Server) Error: \w[\w ]*)", f"{stderr}\n{log}"
+        r"(\[Errno [-\d]+\] [\w -]+?|\d{3} (?:Client|Server) Error: [\w ]+?)(?= for url| - |[^\w -]|$)",
+        f"{stderr}\n{log}",
+        re.MULTILINE,
     )
     return PackageIndexError(
         f"the package index did not answer{f': {reason[1].strip()}' if reason else ''}",

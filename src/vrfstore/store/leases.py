@@ -92,9 +92,12 @@ def take(
     while True:
         temporary = layout.of("tmp", f"{identity}.lease")
         fs.write_file(temporary, content)
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
+        # Until it is flocked, a gc that sweeps tmp/ may take it for litter, or have it flocked itself: begin again.
         try:
-            # A gc that sweeps tmp/ may have it flocked, and be about to remove it: begin again.
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
             if lock_descriptor(descriptor, blocking=False):
                 fs.rename(temporary, layout.of("leases", name))
                 return Lease(identity, layout.of("leases", name), descriptor)

@@ -7,6 +7,10 @@ works when the store is moved. Python sees the trampoline as a string.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import tokenize
+
 __all__ = ["entry_point_script", "is_python_script", "trampolined"]
 
 # For sh, the second line is the command `:` and everything up to `exec` runs; nothing after it is read.
@@ -49,6 +53,13 @@ def is_python_script(data: bytes) -> bool:
 
 
 def trampolined(data: bytes) -> bytes:
-    """Return a ``#!python`` script with the trampoline in place of its first line."""
+    """Return a ``#!python`` script with the trampoline in place of its first line.
+
+    A script that declares an encoding is written anew in UTF-8: a declaration only counts in the first two lines
+    (PEP 263), and those are the trampoline's.
+    """
+    with contextlib.suppress(SyntaxError, UnicodeDecodeError, LookupError):
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        data = data.decode(encoding).encode()
     _, _, rest = data.partition(b"\n")
     return _TRAMPOLINE + rest

@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError, StoreError, WheelError
@@ -82,7 +83,7 @@ class Store:
         try:
             _prepare(layout)
         except OSError as error:
-            if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE}:
                 raise
             raise StoreError(
                 f"the store at {layout.root} cannot be used: {error.strerror}",
@@ -110,14 +111,8 @@ class Store:
             OSError: The store cannot be written.
         """
         source = os.fspath(wheel)
-        try:
-            stream = open(source, "rb")  # noqa: SIM115 - closed below; only this may fail like this
-        except OSError as error:
-            raise WheelError(
-                f"the file cannot be read: {error.strerror}", kind="wheel-unreadable", path=source
-            ) from error
         with self.session() as lease:
-            with stream:
+            with _open_wheel(source) as stream:
                 temporary, digest = self.receive(lease, iter(lambda: stream.read(_CHUNK), b""))
             try:
                 if expected_digest is not None and digest != expected_digest:
@@ -304,6 +299,15 @@ class Store:
             yield
 
 
+def _open_wheel(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise WheelError(
+            f"the file cannot be read: {error.strerror}", kind="wheel-unreadable", path=path
+        ) from error
+
+
 def _candidates(digest: Digest, name: str, version: str) -> Iterator[str]:
     for length in DIGEST_LENGTHS:
         yield entry_directory(digest, name, version, length=length)
@@ -346,8 +350,11 @@ def _prepare(layout: Layout) -> None:
         fs.remove_file(temporary)
     _check_format(layout)
     for part in SUBDIRECTORIES:
-        with contextlib.suppress(FileExistsError):
+        try:
             os.mkdir(layout.of(part))
+        except FileExistsError:
+            if not os.path.isdir(layout.of(part)):
+                raise
     if not os.access(layout.of("tmp"), os.W_OK):
         raise PermissionError(errno.EACCES, "it may only be read", layout.root)
     condemned.preallocate(layout)

@@ -1,0 +1,221 @@
+"""Processes that are killed, race or are somebody else; environments to do it to; and what a store then holds."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import os
+import pickle
+import signal
+import stat
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from vrfstore import interpreter
+from vrfstore.linker.link import environment_key, link
+from vrfstore.model import Digest, Interpreter
+from vrfstore.store import leases
+from vrfstore.store.layout import DEAD_PREFIX, STAGING_PREFIX
+from vrfstore.store.records import EnvironmentRecord
+from vrfstore.store.store import Store
+
+T = TypeVar("T")
+
+LOCK = "0" * 64
+"""The lock of an environment for which none is given."""
+
+NOBODY = 65534
+
+
+_CHANGES = frozenset(
+    f"os.{name}"
+    for name in ("chmod", "link", "mkdir", "remove", "rename", "rmdir", "symlink", "truncate", "utime")
+)
+"""The audit events of system calls that change a file system; opening a new file is one more."""
+
+
+def killed_at(point: int, action: Callable[[], object]) -> bool:
+    """Run an action in a process that is killed at its ``point``-th step; returns whether it had so many.
+
+    A step is the moment before a system call that changes something, announced to ``fs.on_effect`` or not, or
+    the middle of a write.
+    """
+
+    def doomed() -> None:
+        sys.dont_write_bytecode = True
+        steps = iter(range(1, point))
+        armed = True
+
+        def last() -> bool:
+            return armed and next(steps, None) is None
+
+        def audit(event: str, details: tuple[object, ...]) -> None:
+            creates = event == "open" and isinstance(details[2], int) and details[2] & os.O_CREAT
+            if (creates or event in _CHANGES) and last():
+                die()
+
+        def write(call: Callable[..., int], descriptor: int, data: memoryview, *offset: int) -> int:
+            if last():
+                call(descriptor, data[: len(data) // 2], *offset)
+                die()
+            return call(descriptor, data, *offset)
+
+        sys.addaudithook(audit)
+        for name in ("write", "pwrite"):
+            setattr(os, name, functools.partial(write, getattr(os, name)))
+        action()
+        armed = False
+
+    _, status = os.waitpid(_fork(doomed), 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return True
+    assert status == 0, "it failed, see its traceback"
+    return False
+
+
+def each_kill(prepare: Callable[[], T], action: Callable[[T], object]) -> Iterator[tuple[int, T]]:
+    """Kill an action at its first step, then at its second and so on; at last let it end.
+
+    Yields, after each attempt, the number of the step and what had been prepared for it.
+    """
+    for point in itertools.count(1):
+        prepared = prepare()
+        killed = killed_at(point, functools.partial(action, prepared))
+        yield point, prepared
+        if not killed:
+            return
+
+
+def die() -> NoReturn:
+    """End this process as a power cut would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def together(*actions: Callable[[], T]) -> list[T]:
+    """Run each action in a process of its own, all from one moment on; return their results in order."""
+    start, go = os.pipe()
+    running = []
+    for action in actions:
+        read, write = os.pipe()
+        running.append((_fork(functools.partial(_report, action, start, go, write)), read))
+        os.close(write)
+    os.close(start)
+    os.close(go)
+    results = []
+    for pid, read in running:
+        with open(read, "rb") as stream:
+            answer = stream.read()
+        _, status = os.waitpid(pid, 0)
+        assert status == 0, "it failed, see its traceback"
+        results.append(pickle.loads(answer))  # noqa: S301 - from our own child
+    return results
+
+
+def as_nobody(action: Callable[[], T]) -> T:
+    """Run an action in a process of a user without privileges; root only."""
+
+    def unprivileged() -> T:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        return action()
+
+    return together(unprivileged)[0]
+
+
+def _report(action: Callable[[], object], start: int, go: int, write: int) -> None:
+    os.close(go)
+    os.read(start, 1)  # returns when the last one who could write has closed it
+    with open(write, "wb") as stream:
+        stream.write(pickle.dumps(action()))
+
+
+def _fork(action: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        action()
+        code = 0
+    except BaseException:  # noqa: BLE001 - must not go on as a second pytest
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def tree(root: str | Path, *, without: tuple[str, ...] = ()) -> dict[str, tuple[str, bytes]]:
+    """Return everything below a directory by relative path: mode, and content or target; not its ``without``."""
+    found = {}
+    for directory, names, files in os.walk(root):
+        for name in names + files:
+            path = os.path.join(directory, name)
+            place = os.path.relpath(path, root)
+            if place.split("/")[0] not in without:
+                found[place] = (stat.filemode(os.lstat(path).st_mode), _content(path))
+    return found
+
+
+def _content(path: str) -> bytes:
+    if os.path.islink(path):
+        return os.readlink(path).encode()
+    return b"" if os.path.isdir(path) else Path(path).read_bytes()
+
+
+def litter(store: Store) -> list[str]:
+    """Return what a store holds that nobody published and nobody will need."""
+    found = [name for name in os.listdir(store.root) if name.startswith(".")]
+    for part, prefixes in (
+        ("entries", (STAGING_PREFIX, DEAD_PREFIX)),
+        ("environments", (STAGING_PREFIX, DEAD_PREFIX)),
+        ("tmp", ("",)),
+        ("leases", ("",)),
+        ("gc", ("condemned",)),
+    ):
+        names = os.listdir(store.layout.of(part))
+        found += [f"{part}/{name}" for name in names if name.startswith(prefixes)]
+    return found
+
+
+def dangling(directory: str) -> list[str]:
+    """Return the symlinks at and below a directory that lead nowhere."""
+    found = []
+    for parent, names, files in os.walk(directory):
+        for name in names + files:
+            try:
+                os.stat(os.path.join(parent, name))
+            except FileNotFoundError:
+                found.append(os.path.join(parent, name))
+            except PermissionError:  # somewhere that this user may not look
+                continue
+    return found
+
+
+@functools.cache
+def base() -> Interpreter:
+    """Return the interpreter that environments are made for."""
+    return interpreter.probe(interpreter.default_executable())
+
+
+def wheel_digest(wheel: Path) -> Digest:
+    """Return what names the entry of a wheel."""
+    return Digest(hashlib.sha256(wheel.read_bytes()).hexdigest())
+
+
+def make_environment(store: Store, *wheels: Path, lock: str = LOCK) -> EnvironmentRecord:
+    """Make the environment of some wheels as ``runner.link`` does, without asking any index."""
+    digests = [wheel_digest(wheel) for wheel in wheels]
+    key = environment_key(digests, base())
+    with leases.take(store.layout, environment=key, digests=digests, lock=lock) as lease:
+        names = [wheel.name.split("-")[:2] for wheel in wheels]
+        store.await_entries(
+            (digest, name, version) for digest, (name, version) in zip(digests, names, strict=True)
+        )
+        plans = [store.add(wheel).plan for wheel in wheels]
+        record, _ = link(store, lease, plans, base(), key=key, lock=lock)
+    return record

@@ -1,0 +1,251 @@
+"""Base interpreters: found as asked, started once, refused when unsuitable, and linked to by shared inodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.crash import base, litter, together
+from vrfstore import fs, interpreter
+from vrfstore.errors import InterpreterError
+from vrfstore.model import Interpreter
+from vrfstore.store import interpreters
+from vrfstore.store.store import Store
+
+
+class Counted:
+    """A program that starts the base interpreter and counts how often."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "bin/python"
+        self._log = folder / "starts"
+        self._log.touch()
+        self.path.parent.mkdir()
+        self.write("")
+
+    def write(self, comment: str) -> None:
+        real = shlex.quote(base().real)
+        log = shlex.quote(str(self._log))
+        self.path.write_text(f'#!/bin/sh\n# {comment}\necho >> {log}\nexec {real} "$@"\n')
+        self.path.chmod(0o755)
+
+    @property
+    def starts(self) -> int:
+        return len(self._log.read_text())
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Counted:
+    """An interpreter that counts its starts."""
+    folder = tmp_path / "counted"
+    folder.mkdir()
+    return Counted(folder)
+
+
+def known(store: Store, executable: Path) -> Interpreter:
+    with store.session() as lease:
+        return interpreters.known(store.layout, lease, str(executable))
+
+
+def test_an_interpreter_is_what_it_says_of_itself() -> None:
+    found = base()
+    program = (
+        "import json, platform, sys, sysconfig;"
+        "print(json.dumps([platform.python_version(), sys.implementation.cache_tag, sysconfig.get_platform(),"
+        " sys.base_prefix, sysconfig.get_path('purelib')]))"
+    )
+    said = json.loads(subprocess.run([found.real, "-c", program], capture_output=True, check=True).stdout)
+    assert said[:4] == [found.version, found.cache_tag, found.platform, found.prefix]
+    assert said[4] in found.site_directories
+    assert (found.implementation, found.virtual) == ("cpython", False)
+    assert found.base == tuple(sorted(set(found.base)))
+
+
+def test_an_interpreter_is_started_once_until_something_changes(store: Store, counted: Counted) -> None:
+    first = known(store, counted.path)
+    assert known(store, counted.path) == first
+    assert counted.starts == 1
+    counted.write("another one")
+    assert known(store, counted.path) == first
+    assert counted.starts == 2
+
+
+def test_a_venv_is_asked_again_when_its_packages_or_its_configuration_change(
+    store: Store, tmp_path: Path
+) -> None:
+    venv = tmp_path / "venv"
+    subprocess.run([base().real, "-m", "venv", "--without-pip", venv], check=True)
+    first = known(store, venv / "bin/python")
+    assert (first.virtual, first.real, first.prefix) == (True, base().real, base().prefix)
+    site = Path(first.site_directories[0])
+    assert site.is_relative_to(venv)
+
+    metadata = site / "demo-1.0.dist-info/METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Name: De.Mo\nVersion: 1.0\n")
+    assert set(known(store, venv / "bin/python").base) - set(first.base) == {("de-mo", "1.0")}
+
+    configuration = venv / "pyvenv.cfg"
+    configuration.write_text(configuration.read_text().replace("= false", "= true"))
+    assert len(known(store, venv / "bin/python").site_directories) > len(first.site_directories)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"schema":9}', b"[]", b'{"schema":1,"stats":{},"interpreter":{}}']
+)
+def test_a_cache_that_cannot_be_read_is_made_anew(store: Store, counted: Counted, content: bytes) -> None:
+    first = known(store, counted.path)
+    (cache,) = Path(store.layout.of("interpreters")).glob("*.json")
+    cache.write_bytes(content)
+    assert known(store, counted.path) == first
+    assert known(store, counted.path) == first
+    assert counted.starts == 2
+    assert litter(store) == []
+
+
+def answering(folder: Path, **changes: object) -> Path:
+    """A program that answers a probe as an interpreter would that differs from the base in some fields."""
+    fields = (
+        "real", "version", "implementation", "cache_tag", "abi_flags", "platform", "prefix", "virtual",
+        "site_directories", "base",
+    )  # fmt: skip
+    answer = {name: getattr(base(), name) for name in fields} | changes
+    return saying(folder, f"echo {shlex.quote(json.dumps(answer))}")
+
+
+def saying(folder: Path, *commands: str) -> Path:
+    path = folder / "python"
+    path.write_text("\n".join(["#!/bin/sh", *commands, ""]))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"implementation": "pypy"}, "pypy"),
+        ({"version": "3.8.20"}, "3.8.20"),
+        ({"version": "2.7.18"}, "2.7.18"),
+    ],
+)
+def test_an_unsuitable_interpreter_is_refused_for_what_it_is(
+    store: Store, tmp_path: Path, changes: dict[str, object], word: str
+) -> None:
+    with pytest.raises(InterpreterError, match=word) as caught:
+        known(store, answering(tmp_path, **changes))
+    assert (caught.value.exit_code, caught.value.kind) == (22, "interpreter-unsuitable")
+    assert os.listdir(store.layout.of("interpreters")) == []
+
+
+def test_an_interpreter_whose_startup_prints_is_understood(tmp_path: Path) -> None:
+    noisy = answering(tmp_path, version="3.99.0")
+    noisy.write_text(noisy.read_text().replace("#!/bin/sh\n", "#!/bin/sh\necho welcome\n"))
+    assert interpreter.probe(str(noisy)).version == "3.99.0"
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [["exit 0"], ["echo hello"], ["echo '{'"], ["echo '[]'"], ["echo '{}'"], ["exit 3"], ["kill -9 $$"]],
+)
+def test_what_does_not_answer_like_a_python_is_broken(tmp_path: Path, commands: list[str]) -> None:
+    with pytest.raises(InterpreterError) as caught:
+        interpreter.probe(str(saying(tmp_path, *commands)))
+    assert (caught.value.exit_code, caught.value.kind) == (22, "interpreter-broken")
+
+
+def test_what_cannot_be_started_or_hangs_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "_TIMEOUT", 0.1)
+    (tmp_path / "text").write_text("no program")
+    for path in (tmp_path / "absent", tmp_path / "text", tmp_path, saying(tmp_path, "exec sleep 60")):
+        with pytest.raises(InterpreterError) as caught:
+            interpreter.probe(str(path))
+        assert caught.value.kind == "interpreter-broken"
+
+
+def test_the_callers_configuration_has_no_say_in_a_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONHOME", "/nonexistent")
+    assert interpreter.probe(base().real) == base()
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (None, interpreter.default_executable()),
+        ("", interpreter.default_executable()),
+        ("3.97", "{bin}/python3.97"),
+        ("python3.97", "{bin}/python3.97"),
+        ("./bin/python3.97", "{bin}/python3.97"),
+        ("bin/../bin/python3.97", "{bin}/python3.97"),
+        ("./", "{bin}/python"),
+    ],
+)
+def test_an_interpreter_is_found_by_path_version_or_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, expected: str
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    saying(folder).rename(folder / "python3.97")
+    (folder / "python").symlink_to("python3.97")
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/python3.97").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}/first:{tmp_path}/absent:{folder}")
+    monkeypatch.chdir(tmp_path)
+    assert interpreter.find(asked) == expected.format(bin=folder)
+
+
+@pytest.mark.parametrize("asked", ["3.97", "python3.97", "./python3.97", "/nonexistent/python", "./"])
+def test_an_interpreter_that_is_not_there_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InterpreterError) as caught:
+        interpreter.find(asked)
+    assert (caught.value.exit_code, caught.value.kind) == (22, "interpreter-missing")
+
+
+def test_the_default_is_never_the_venv_that_vrfstore_is_in() -> None:
+    assert interpreter.default_executable() == os.path.realpath(interpreter.default_executable())
+    assert (
+        not Path(interpreter.default_executable()).is_relative_to(sys.prefix) or sys.prefix == sys.base_prefix
+    )
+
+
+def ready_links(store: Store) -> str:
+    with store.session() as lease:
+        return interpreters.ready_links(store.layout, lease, base())
+
+
+def test_ready_links_lead_to_the_interpreter(store: Store) -> None:
+    path = Path(ready_links(store))
+    library = base().directory_name
+    targets = {link.name: os.readlink(link) for link in path.iterdir() if link.is_symlink()}
+    assert targets == {"python": base().real, "python3": "python", library: "python", "lib64": "lib"}
+    assert (path / "sentinel").read_bytes() == b""
+    assert {link.name for link in path.iterdir()} == {*targets, "sentinel"}
+
+
+def test_ready_links_are_made_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ready_links(store)
+    made: list[str] = []
+    monkeypatch.setattr(fs, "on_effect", lambda name, path: made.append(path) if name == "symlink" else None)
+    assert ready_links(store) == first
+    assert made == []
+
+
+def test_processes_that_make_ready_links_at_once_agree_and_leave_nothing(store: Store) -> None:
+    made = together(*[lambda: ready_links(store)] * 6)
+    assert len(set(made)) == 1
+    assert os.listdir(store.layout.of("interpreters")) == [os.path.basename(made[0])]
+    assert litter(store) == []

@@ -1,0 +1,244 @@
+"""What pip is run with, and what its configuration says of fetching."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vrfstore.model import Interpreter
+from vrfstore.requirements.pip import (
+    PipSettings,
+    configuration_files,
+    environment,
+    last_line,
+    parse_settings,
+)
+
+
+def interpreter(executable: str, prefix: str, *, virtual: bool = False) -> Interpreter:
+    return Interpreter(
+        executable=executable,
+        real=f"{prefix}/bin/python3.11",
+        version="3.11.9",
+        implementation="cpython",
+        cache_tag="cpython-311",
+        abi_flags="",
+        platform="linux-x86_64",
+        prefix=prefix,
+        virtual=virtual,
+        site_directories=(),
+        base=(),
+    )
+
+
+BASE = interpreter("/usr/bin/python3", "/usr")
+
+
+# --- pip config list
+
+MANY_INDEXES = """\
+global.extra-index-url='\\nhttps://one.example/simple\\nhttps://two.example/simple'
+global.find-links='/wheels'
+global.index-url='https://user:secret@index.example/simple'
+"""
+
+
+@pytest.mark.parametrize(
+    ("listing", "expected"),
+    [
+        ("", PipSettings()),
+        ("global.cert='/etc/ca.pem'", PipSettings(certificate="/etc/ca.pem")),
+        ("install.client-cert='/me.pem'", PipSettings(client_certificate="/me.pem")),
+        (":env:.cert='/env.pem'", PipSettings(certificate="/env.pem")),
+        ("global.proxy='http://proxy.example:3128'", PipSettings(proxy="http://proxy.example:3128")),
+        ("global.timeout='60'", PipSettings(timeout=60.0)),
+        ("global.timeout='2.5'", PipSettings(timeout=2.5)),
+        ("global.default-timeout='7'", PipSettings(timeout=7.0)),
+        ("global.timeout='soon'", PipSettings()),
+        ("global.quiet='1'\nnot a line\nglobal.cert=unquoted\n=\n", PipSettings()),
+        (
+            "global.index-url='https://index.example/simple?a=b'",
+            PipSettings(indexes=("https://index.example/simple?a=b",)),
+        ),
+        (
+            MANY_INDEXES,
+            PipSettings(
+                indexes=(
+                    "https://user:secret@index.example/simple",
+                    "https://one.example/simple",
+                    "https://two.example/simple",
+                    "/wheels",
+                )
+            ),
+        ),
+        ('global.cert="/it\'s/ca.pem"', PipSettings(certificate="/it's/ca.pem")),
+    ],
+)
+def test_settings_are_what_pip_lists(listing: str, expected: PipSettings) -> None:
+    assert parse_settings(listing) == expected
+
+
+def test_later_lines_win_as_they_do_for_pip() -> None:
+    listing = "global.cert='/global'\ninstall.cert='/install'\n:env:.cert='/environment'\n"
+    lines = listing.splitlines()
+    assert [parse_settings("\n".join(lines[:count])).certificate for count in (1, 2, 3)] == [
+        "/global",
+        "/install",
+        "/environment",
+    ]
+
+
+@given(listing=st.text())
+def test_any_text_gives_settings(listing: str) -> None:
+    assert isinstance(parse_settings(listing), PipSettings)
+
+
+def test_what_the_real_pip_lists_is_understood(tmp_path: Path) -> None:
+    configuration = tmp_path / "pip.conf"
+    configuration.write_text(
+        "[global]\n"
+        "cert = /etc/it's a ca.pem\n"
+        "timeout = 33\n"
+        "index-url = https://user:p%40ss@index.example/simple\n"
+        "extra-index-url =\n    https://one.example/simple\n    https://two.example/simple\n"
+        "[install]\n"
+        "proxy = http://proxy.example:3128\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"],
+        env={
+            **os.environ,
+            "PIP_CONFIG_FILE": str(configuration),
+            "PIP_TIMEOUT": "44",
+            "PIP_CLIENT_CERT": "/me.pem",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert parse_settings(done.stdout) == PipSettings(
+        certificate="/etc/it's a ca.pem",
+        client_certificate="/me.pem",
+        indexes=(
+            "https://user:p%40ss@index.example/simple",
+            "https://one.example/simple",
+            "https://two.example/simple",
+        ),
+        timeout=44.0,
+        proxy="http://proxy.example:3128",
+    )
+
+
+# --- what pip is run with
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PIP_DRY_RUN", "PIP_EDITABLE", "PIP_FORCE_REINSTALL", "PIP_IGNORE_INSTALLED", "PIP_LOG", "PIP_NO_BINARY",
+        "PIP_NO_DEPS", "PIP_ONLY_BINARY", "PIP_PREFIX", "PIP_PYTHON", "PIP_QUIET", "PIP_REPORT",
+        "PIP_REQUIREMENT", "PIP_REQUIRE_HASHES", "PIP_ROOT", "PIP_TARGET", "PIP_UPGRADE", "PIP_USER", "PIP_VERBOSE",
+    ],
+)  # fmt: skip
+def test_what_would_change_the_request_is_kept_from_pip(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    assert name not in environment()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CERT", "PIP_PROXY", "PIP_TIMEOUT", "HTTPS_PROXY", "PATH"],
+)
+def test_how_to_reach_the_index_is_left_to_the_user(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "a value")
+    assert environment()[name] == "a value"
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours"),
+    [
+        ("PIP_REQUIRE_VIRTUALENV", "1", "0"),
+        ("PIP_NO_INPUT", "0", "1"),
+        ("PIP_DISABLE_PIP_VERSION_CHECK", "0", "1"),
+    ],
+)
+def test_pip_never_asks_and_never_wants_a_venv(
+    monkeypatch: pytest.MonkeyPatch, name: str, theirs: str, ours: str
+) -> None:
+    monkeypatch.setenv(name, theirs)
+    assert environment()[name] == ours
+    assert os.environ[name] == theirs
+
+
+# --- where its configuration is
+
+
+def pip_looks_at(python: str) -> list[str]:
+    """The files that the real pip says it reads, in its order."""
+    done = subprocess.run(
+        [python, "-m", "pip", "config", "debug"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+    )
+    lines = (line.strip() for line in done.stdout.splitlines())
+    return [
+        line.partition(", exists: ")[0] for line in lines if line.startswith("/") and ", exists: " in line
+    ]
+
+
+def test_configuration_is_looked_for_where_the_real_pip_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("PIP_CONFIG_FILE")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", f"{tmp_path}/shared:{tmp_path}/more")
+    this = interpreter(sys.executable, sys.prefix, virtual=sys.prefix != sys.base_prefix)
+    looked_at = pip_looks_at(sys.executable)
+    assert f"{tmp_path}/own/pip/pip.conf" in looked_at
+    assert set(looked_at) == set(configuration_files(this))
+
+
+def test_a_named_configuration_file_counts_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "mine.conf")
+    assert f"{tmp_path}/mine.conf" in configuration_files(BASE)
+    monkeypatch.delenv("PIP_CONFIG_FILE")
+    assert f"{tmp_path}/mine.conf" not in configuration_files(BASE)
+
+
+def test_configuration_files_are_absolute_and_come_without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_CONFIG_FILE")
+    monkeypatch.setenv("HOME", "/home/one")
+    assert configuration_files(BASE) == (
+        "/etc/xdg/pip/pip.conf",
+        "/etc/pip.conf",
+        "/home/one/.pip/pip.conf",
+        "/home/one/.config/pip/pip.conf",
+        "/usr/pip.conf",
+    )
+
+
+def test_the_configuration_of_a_venv_is_its_own() -> None:
+    venv = interpreter("/home/one/venv/bin/python", "/usr", virtual=True)
+    assert "/home/one/venv/pip.conf" in configuration_files(venv)
+    assert "/usr/pip.conf" not in configuration_files(venv)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "no message"),
+        ("\n \n", "no message"),
+        ("one\nERROR: two\n\n", "two"),
+        ("ERROR:three", "three"),
+        ("the ERROR: four", "the ERROR: four"),
+    ],
+)
+def test_the_last_line_that_says_something_is_pip_s_message(text: str, expected: str) -> None:
+    assert last_line(text) == expected
