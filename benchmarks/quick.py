@@ -50,7 +50,7 @@ class WarmLink:
         record = store.record(Path(linked.environment).name)
         self._directories = [wheel.directory for wheel in record.wheels]
         with store.session() as lease:
-            self._interpreter = interpreters.known(store.layout, lease, record.executable)
+            self._interpreter = interpreters.known(store.layout, lease, record.executable)[0]
             self._ready = interpreters.ready_links(store.layout, lease, self._interpreter)
         self.parts: dict[str, list[float]] = {"read plans": [], "plan": [], "apply": []}
 

@@ -151,6 +151,46 @@ def test_the_short_way_finds_the_default_store(
     assert os.fsdecode(found).startswith(str(tmp_path))
 
 
+def test_a_store_of_another_format_is_no_hit(requirements: str, store: Store) -> None:
+    run(["link", requirements])
+    Path(store.layout.marker).write_text('{"format":2,"id":"x"}')
+    assert quick(["link", requirements]) is None
+    assert run(["link", requirements]) == 21
+
+
+def test_requirements_from_a_pipe_are_read_once(requirements: str, store: Store) -> None:
+    done = vrfstore("link", "/dev/stdin", input="pear\n")
+    assert done.returncode == 0, done.stderr
+    subprocess.run([done.stdout.strip(), "-c", "import pear"], check=True)
+    refused = vrfstore("link", "/dev/stdin", input="bad line -- !!\n")
+    assert refused.returncode == 10
+
+
+def test_without_stderr_the_answer_is_the_same(requirements: str) -> None:
+    command = [sys.executable, "-m", "vrfstore", "link", requirements, "--refresh"]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.endswith("/bin/python\n")
+
+
+def test_a_command_has_the_signals_that_it_expects(requirements: str) -> None:
+    done = vrfstore("run", requirements, "--", "sh", "-c", "yes | head -1; grep SigIgn /proc/self/status")
+    assert done.stdout.split() == ["y", "SigIgn:", "0000000000000000"]
+    assert "Broken pipe" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["link", "FILE", "--python"], ["--store"], ["link", "FILE", "--store="]]
+)
+def test_an_option_without_a_value_is_left_to_the_whole_command(
+    requirements: str, arguments: Sequence[str]
+) -> None:
+    run(["link", requirements])
+    assert quick([requirements if argument == "FILE" else argument for argument in arguments]) is None
+
+
 def test_a_hit_refreshes_the_last_use(requirements: str, store: Store) -> None:
     run(["link", requirements])
     (environment,) = store.environments()

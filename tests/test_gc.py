@@ -23,7 +23,7 @@ from support.wheels import WheelSpec, build_wheel
 from vrfstore import codec, fs
 from vrfstore.errors import BusyError, StoreDamagedError, UsageError
 from vrfstore.gc import roots, runtime, scan, sweep
-from vrfstore.gc.policy import Policy
+from vrfstore.gc.policy import Policy, decide
 from vrfstore.linker.link import environment_key, link
 from vrfstore.store import condemned, leases, memos
 from vrfstore.store.holds import hold
@@ -309,6 +309,38 @@ def test_a_long_argument_of_some_process_does_not_hold_a_collection_up(tmp_path:
     began = time.process_time()
     assert runtime.names_in_use("/srv/store", str(tmp_path)) == {f"environments/{'a' * 32}": {1}}
     assert time.process_time() - began < 1
+
+
+def test_a_link_that_ends_while_the_store_is_looked_at_keeps_its_entries(world: World) -> None:
+    lease = leases.take(world.store.layout, digests=[wheel_digest(world.wheels["lonely"])])
+
+    def publish_and_end() -> dict[str, set[int]]:
+        world.environment("lonely")
+        lease.release()
+        return {}
+
+    began = scan.now() + 3600  # so that neither age nor the scan's own moment keeps anything
+    found, _ = scan.snapshot(world.store, began=began, in_use=publish_and_end)
+    plan = decide(found, EVERYTHING, settled=True)
+    assert world.lonely not in plan.entries
+
+
+def test_a_name_that_was_leased_at_an_earlier_look_stays_for_the_whole_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = leases.take(world.store.layout, environment=world.live)
+    # It ends before the second look, as that of `run` does; the kernel that it left is not found.
+    at_effect(monkeypatch, "overwrite", world.store.layout.of("gc", "spare"), lease.release)
+    monkeypatch.setattr("vrfstore.gc.runtime.names_in_use", lambda _: {})
+    assert world.collect().environments == (world.dead,)
+    assert world.store.environments() == [world.live]
+
+
+def test_a_pipe_in_the_place_of_a_store_s_marker_holds_nobody_up(world: World, tmp_path: Path) -> None:
+    (tmp_path / "trap/environments").mkdir(parents=True)
+    os.mkfifo(tmp_path / "trap/store.json")
+    with running(sleeper(f"{tmp_path}/trap/environments/{world.live}/bin/python")):
+        assert set(world.collect().kept) == {world.live}
 
 
 def test_a_process_in_another_store_keeps_nothing_here(world: World, tmp_path: Path) -> None:

@@ -273,6 +273,7 @@ HOSTILE = [
     *(
         Hostile(f"data-{label}", with_file(name), "wheel-invalid", name)
         for label, name in {
+            "another-dist-info": "demo-1.0.data/purelib/other-2.0.dist-info/METADATA",
             "is-a-file": "demo-1.0.data",
             "without-scheme": "demo-1.0.data/file",
             "scheme-is-a-file": "demo-1.0.data/scripts",

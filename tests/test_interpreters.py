@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,39 +19,45 @@ from vrfstore.model import Interpreter
 from vrfstore.store import interpreters
 from vrfstore.store.store import Store
 
+SETTLED = 0.06
+"""Seconds after which a change counts as over."""
+
 
 class Counted:
-    """A program that starts the base interpreter and counts how often."""
+    """A venv that counts how often its python is started."""
 
     def __init__(self, folder: Path) -> None:
+        self.root = folder
+        subprocess.run([base().real, "-m", "venv", "--without-pip", folder], check=True)
         self.path = folder / "bin/python"
         self._log = folder / "starts"
         self._log.touch()
-        self.path.parent.mkdir()
-        self.write("")
+        (site,) = folder.glob("lib/python*/site-packages")
+        counting = f"import os; open({str(self._log)!r}, 'a').write(str(os.getpid()) + ' ')\n"
+        (site / "count.pth").write_text(counting)
+        time.sleep(SETTLED)
 
     def write(self, comment: str) -> None:
-        real = shlex.quote(base().real)
-        log = shlex.quote(str(self._log))
-        self.path.write_text(f'#!/bin/sh\n# {comment}\necho >> {log}\nexec {real} "$@"\n')
-        self.path.chmod(0o755)
+        """Change something that decides, to no effect."""
+        with (self.root / "pyvenv.cfg").open("a") as configuration:
+            configuration.write(f"comment = {comment}\n")
+        time.sleep(SETTLED)
 
     @property
     def starts(self) -> int:
-        return len(self._log.read_text())
+        # site may run a .pth twice: lib64 leads to lib.
+        return len(set(self._log.read_text().split()))
 
 
 @pytest.fixture
 def counted(tmp_path: Path) -> Counted:
     """An interpreter that counts its starts."""
-    folder = tmp_path / "counted"
-    folder.mkdir()
-    return Counted(folder)
+    return Counted(tmp_path / "counted")
 
 
 def known(store: Store, executable: Path) -> Interpreter:
     with store.session() as lease:
-        return interpreters.known(store.layout, lease, str(executable))
+        return interpreters.known(store.layout, lease, str(executable))[0]
 
 
 def test_an_interpreter_is_what_it_says_of_itself() -> None:
@@ -74,6 +81,25 @@ def test_an_interpreter_is_started_once_until_something_changes(store: Store, co
     counted.write("another one")
     assert known(store, counted.path) == first
     assert counted.starts == 2
+
+
+def test_what_was_changed_just_now_is_not_remembered(store: Store, counted: Counted) -> None:
+    (counted.root / "pyvenv.cfg").touch()
+    with store.session() as lease:
+        found, stats = interpreters.known(store.layout, lease, str(counted.path))
+    assert stats is None
+    assert os.listdir(store.layout.of("interpreters")) == []
+    assert known(store, counted.path) == found
+    assert counted.starts == 2
+
+
+def test_a_launcher_is_followed_and_never_remembered(store: Store, counted: Counted, tmp_path: Path) -> None:
+    shim = saying(tmp_path, f'exec {shlex.quote(str(counted.path))} "$@"')
+    time.sleep(SETTLED)
+    for starts in (1, 2):
+        with store.session() as lease:
+            found, stats = interpreters.known(store.layout, lease, str(shim))
+        assert (found.executable, stats, counted.starts) == (str(counted.path), None, starts)
 
 
 def test_a_venv_is_asked_again_when_its_packages_or_its_configuration_change(
@@ -115,7 +141,7 @@ def answering(folder: Path, **changes: object) -> Path:
         "real", "version", "implementation", "cache_tag", "abi_flags", "platform", "prefix", "virtual",
         "site_directories", "base",
     )  # fmt: skip
-    answer = {name: getattr(base(), name) for name in fields} | changes
+    answer = {name: getattr(base(), name) for name in fields} | {"executable": base().real} | changes
     return saying(folder, f"echo {shlex.quote(json.dumps(answer))}")
 
 

@@ -258,7 +258,8 @@ def test_an_empty_file_links_the_base_alone_and_says_so(store: Store, requiremen
     assert result.packages == ()
     assert "names no packages" in result.warnings[0]
     assert in_environment(result, "-c", "import sys; print(sys.prefix)") == result.environment
-    assert vrfstore.link(requirements, store=store).status == "hit"
+    again = vrfstore.link(requirements, store=store)
+    assert (again.status, again.warnings) == ("hit", result.warnings)
 
 
 def test_an_environment_that_somebody_installed_into_is_not_handed_out_again(
@@ -271,6 +272,63 @@ def test_an_environment_that_somebody_installed_into_is_not_handed_out_again(
     assert names(second) == ["apple", "pear"]
     assert in_environment(first, "-c", "import orchard.fig, apple") == ""
     assert vrfstore.link(requirements, store=store).environment == second.environment
+
+
+def test_an_environment_that_lost_its_python_is_not_handed_out(
+    orchard: Index, store: Store, requirements: Path
+) -> None:
+    first = vrfstore.link(requirements, store=store)
+    os.unlink(first.python)
+    second = vrfstore.link(requirements, store=store)
+    assert second.environment == f"{first.environment}.1"
+    assert in_environment(second, "-c", "import apple") == ""
+
+
+def test_a_kernelspec_that_somebody_installed_is_nobody_elses(
+    orchard: Index, store: Store, requirements: Path
+) -> None:
+    first = vrfstore.link(requirements, store=store)
+    Path(first.environment, "share/jupyter/kernels/mine").mkdir()
+    assert vrfstore.link(requirements, store=store).environment == f"{first.environment}.1"
+
+
+def test_an_environment_whose_record_was_torn_is_passed_over(
+    orchard: Index, store: Store, requirements: Path
+) -> None:
+    first = vrfstore.link(requirements, store=store)
+    Path(first.environment, "vrfstore.json").write_bytes(b"")
+    second = vrfstore.link(requirements, store=store)
+    assert second.environment == f"{first.environment}.1"
+    assert vrfstore.link(requirements, store=store).environment == second.environment
+
+
+def test_constraints_count_by_what_they_say(
+    orchard: Index, store: Store, requirements: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orchard.add(WheelSpec(name="pear", version="1.2", files={"pear.py": ""}))
+    constraints = tmp_path / "constraints.txt"
+    monkeypatch.setenv("PIP_CONSTRAINT", str(constraints))
+    for version in ("1.2", "1.5"):
+        constraints.write_text(f"pear=={version}\n")
+        assert [package.version for package in vrfstore.link(requirements, store=store).packages] == [
+            "1.0",
+            version,
+        ]
+
+
+def test_a_pip_configuration_that_says_what_to_install_is_refused_with_its_line(
+    orchard: Index, store: Store, requirements: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = tmp_path / "pip.conf"
+    configuration.write_text("[global]\ntimeout = 5\n[install]\neditable = /somewhere\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(configuration))
+    with pytest.raises(VrfstoreError, match="editable") as caught:
+        vrfstore.link(requirements, store=store)
+    assert (caught.value.kind, caught.value.path, caught.value.line) == (
+        "pip-configuration",
+        str(configuration),
+        4,
+    )
 
 
 def test_importing_as_an_ordinary_run_does_not_count_as_a_change(

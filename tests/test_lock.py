@@ -65,8 +65,8 @@ def requires(wheel: LockedWheel) -> set[str]:
 
 
 def location(wheel: LockedWheel) -> str:
-    """Where a wheel is; a path may be written with more or fewer escapes."""
-    return unquote(urlsplit(wheel.url).path) if wheel.url.startswith("file:") else wheel.url
+    """Where a wheel is: a path may have more or fewer escapes, and a query, which may give access, is left out."""
+    return unquote(urlsplit(wheel.url).path) if wheel.url.startswith("file:") else wheel.url.partition("?")[0]
 
 
 @given(lock=LOCKS)

@@ -139,14 +139,33 @@ def test_what_the_real_pip_lists_is_understood(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "PIP_DRY_RUN", "PIP_EDITABLE", "PIP_FORCE_REINSTALL", "PIP_IGNORE_INSTALLED", "PIP_LOG", "PIP_NO_BINARY",
-        "PIP_NO_DEPS", "PIP_ONLY_BINARY", "PIP_PREFIX", "PIP_PYTHON", "PIP_QUIET", "PIP_REPORT",
-        "PIP_REQUIREMENT", "PIP_REQUIRE_HASHES", "PIP_ROOT", "PIP_TARGET", "PIP_UPGRADE", "PIP_USER", "PIP_VERBOSE",
+        "PIP_ABI", "PIP_DRY_RUN", "PIP_EDITABLE", "PIP_GROUP", "PIP_IMPLEMENTATION", "PIP_LOG", "PIP_NO_BINARY",
+        "PIP_ONLY_BINARY", "PIP_PLATFORM", "PIP_PREFIX", "PIP_PYTHON", "PIP_PYTHON_VERSION", "PIP_QUIET",
+        "PIP_REPORT", "PIP_REQUIREMENT", "PIP_ROOT", "PIP_TARGET", "PIP_VERBOSE",
     ],
 )  # fmt: skip
 def test_what_would_change_the_request_is_kept_from_pip(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "1")
     assert name not in environment()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PIP_FORCE_REINSTALL",
+        "PIP_IGNORE_INSTALLED",
+        "PIP_NO_DEPS",
+        "PIP_REQUIRE_HASHES",
+        "PIP_UPGRADE",
+        "PIP_USER",
+    ],
+)
+def test_what_a_configuration_file_may_switch_on_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert environment()[name] == "0"
+    monkeypatch.setenv(name, "1")
+    assert environment()[name] == "0"
 
 
 @pytest.mark.parametrize(

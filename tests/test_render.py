@@ -138,6 +138,7 @@ def test_an_error_for_machines_has_every_field_and_stays_on_stderr_too(capsys: C
         "error": {
             "code": 10,
             "kind": "requirement-syntax",
+            "member": None,
             "message": "bad",
             "path": "f.vrf",
             "line": 3,

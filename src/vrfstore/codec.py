@@ -1,7 +1,6 @@
 """Canonical JSON, and digests over it: equal values give equal bytes, on every machine.
 
-Canonical means: keys sorted, no white space, only ASCII, integers and strings (no floats), one value. A file
-that holds it ends with a newline.
+Canonical means: keys sorted, no white space, only ASCII, one value. A file that holds it ends with a newline.
 
 The path of a hit comes through here, and the ``json`` package takes as long to import as a bare Python takes to
 start. So this module uses the C functions that ``json`` itself is built on, and ``json`` where they are not

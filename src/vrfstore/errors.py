@@ -1,6 +1,6 @@
 """Every error that vrfstore raises on purpose, each with an exit code and a ``kind``.
 
-Several causes share an exit code (docs/design.md, "Exit codes"); ``kind`` tells them apart for machines.
+Several causes share an exit code (docs/design.md, "Command line"); ``kind`` tells them apart for machines.
 An error says what happened, where, and what to do; it carries fields and survives pickling. ``OSError``
 is not wrapped here: it passes through, and the command line translates it.
 
@@ -12,6 +12,7 @@ is not wrapped here: it passes through, and the command line translates it.
     ├── ResolutionError           11
     ├── PackageIndexError         14
     ├── BusyError                 15
+    ├── DiskFullError             16
     ├── StoreDamagedError         17
     ├── WheelError                18
     ├── CollisionError            19
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # typing takes 5 ms to import, and the path of a hit comes th
 __all__ = [
     "BusyError",
     "CollisionError",
+    "DiskFullError",
     "InterpreterError",
     "PackageIndexError",
     "RequirementsError",
@@ -129,6 +131,13 @@ class BusyError(VrfstoreError):
 
     exit_code = 15
     default_kind = "busy"
+
+
+class DiskFullError(VrfstoreError):
+    """There is no room left, or no quota. Raised by the command line only; elsewhere it is an ``OSError``."""
+
+    exit_code = 16
+    default_kind = "disk-full"
 
 
 class StoreDamagedError(VrfstoreError):

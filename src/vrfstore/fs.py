@@ -23,6 +23,7 @@ __all__ = [
     "hard_link",
     "make_directory",
     "overwrite",
+    "read_file",
     "remove_file",
     "remove_tree",
     "rename",
@@ -55,13 +56,40 @@ def stat_token(path: str) -> str:
     """Return what tells that ``path`` (links followed) is still the same: ``device:inode:size:mtime:ctime``.
 
     Times are nanoseconds. The text is compared as a whole, also by clients in other languages, whose numbers
-    may not hold 64 bits. A path that is not there gives ``-``.
+    may not hold 64 bits. A path that is not there gives ``-``, one that cannot be looked at ``!`` and the errno.
     """
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return "-"
+    except OSError as error:
+        return f"!{error.errno}"
     return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+
+
+def read_file(path: str, limit: int = 1 << 26) -> bytes:
+    """Return the content of a regular file.
+
+    Never waits: a FIFO that somebody put in the place of a file would hold us up for ever.
+
+    Args:
+        path: The file; links are followed.
+        limit: Bytes; a larger file is refused.
+
+    Raises:
+        OSError: It cannot be read, is not a regular file (``EINVAL``), or is too large (``EFBIG``).
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        with open(descriptor, "rb", buffering=0, closefd=False) as stream:
+            data = b"".join(iter(lambda: stream.read(limit + 1), b""))
+    finally:
+        os.close(descriptor)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+    return data
 
 
 def make_directory(path: str, mode: int = 0o755) -> None:
@@ -168,7 +196,7 @@ def stamp(path: str) -> bool:
     _effect("stamp", path)
     try:
         os.utime(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:

@@ -45,6 +45,7 @@ if sys.version_info >= (3, 8):
             base.add((re.sub(r"[-_.]+", "-", name).lower(), version))
 root = getattr(sys, "_base_executable", None) or sys.executable
 print(json.dumps({
+    "executable": sys.executable,
     "real": os.path.realpath(root),
     "version": platform.python_version(),
     "implementation": sys.implementation.name,
@@ -123,20 +124,31 @@ def probe(executable: str) -> Interpreter:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InterpreterError(f"{executable} does not start: {error}", kind="interpreter-broken") from error
     if done.returncode != 0:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit {done.returncode}"]
-        raise InterpreterError(f"{executable} does not start: {last[0]}", kind="interpreter-broken")
+        raise InterpreterError(
+            f"{executable} does not start a Python of version 3: {_complaint(done.stderr, done.returncode)}",
+            kind="interpreter-broken",
+        )
     try:
         # A .pth file of the base may print; the answer is the last line.
         answer = json.loads(done.stdout.splitlines()[-1])
         answer["site_directories"] = tuple(answer["site_directories"])
         answer["base"] = tuple((name, version) for name, version in answer["base"])
-        found = Interpreter(executable=executable, **answer)
+        started = answer.pop("executable")
+        # What a launcher started, or the path that was asked for, as long as that is the same thing.
+        same = os.path.realpath(started) == os.path.realpath(executable)
+        found = Interpreter(executable=executable if same else started, **answer)
     except (ValueError, IndexError, KeyError, TypeError) as error:
         raise InterpreterError(
             f"{executable} does not answer like a Python", kind="interpreter-broken"
         ) from error
     _check(found)
     return found
+
+
+def _complaint(stderr: bytes, code: int) -> str:
+    """Return the first line that a program complained with, or how it ended."""
+    lines = (line.strip() for line in stderr.decode(errors="replace").splitlines())
+    return next((line[:200] for line in lines if line), f"exit {code}")
 
 
 def _check(found: Interpreter) -> None:

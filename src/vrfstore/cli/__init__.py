@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["main"]
+__all__ = ["main", "quick"]
+
+_LARGEST = 1 << 20
+"""Bytes. The whole command refuses a larger file."""
 
 
 def main() -> None:
@@ -18,10 +21,10 @@ def main() -> None:
     if python is not None:
         try:
             os.write(1, python + b"\n")
+            # Nothing is open, buffered or running: skip the interpreter's own farewell.
+            os._exit(0)
         except OSError:
-            sys.exit(70)
-        # Nothing is open, buffered or running: skip the interpreter's own farewell.
-        os._exit(0)
+            pass  # the whole command fails at the same thing, and says so
     from vrfstore.cli.application import run  # noqa: PLC0415 - 60 ms that a hit does not pay
 
     sys.exit(run(sys.argv[1:]))
@@ -37,13 +40,14 @@ def quick(arguments: list[str]) -> bytes | None:
     if parsed is None:
         return None
     store, asked, path = parsed
+    from vrfstore import fs  # noqa: PLC0415
     from vrfstore.interpreter import find  # noqa: PLC0415
     from vrfstore.runner import hit  # noqa: PLC0415
     from vrfstore.store.layout import Layout  # noqa: PLC0415
 
     try:
-        with open(path, "rb") as stream:
-            data = stream.read()
+        # Only a regular file: what is read from a pipe would be gone for the whole command.
+        data = fs.read_file(path, _LARGEST)
         executable = find(asked)
         layout = Layout(os.path.abspath(store))
         found = hit.look_up(layout, hit.input_digest(data, executable, os.environ))
@@ -58,7 +62,9 @@ def _default_store() -> str:
     That asks platformdirs, which takes twice as long to import as Python takes to start. This is its answer on
     Linux (XDG base directory specification); elsewhere there is no memo at this path, and so no harm.
     """
-    data = os.environ.get("XDG_DATA_HOME", "").strip() or os.path.expanduser("~/.local/share")
+    data = os.environ.get("XDG_DATA_HOME", "").strip()
+    if not os.path.isabs(data):
+        data = os.path.expanduser("~/.local/share")
     return f"{data}/vrfstore"
 
 
@@ -71,7 +77,9 @@ def _parse(arguments: list[str]) -> tuple[str, str | None, str] | None:
     for argument in rest:
         name, equals, value = argument.partition("=")
         if name in options and not (name == "--python" and not words):
-            options[name] = value if equals else next(rest, None)
+            options[name] = value if equals else next(rest, "")
+            if not options[name]:
+                return None
         elif argument.startswith("-"):
             return None
         else:

@@ -15,7 +15,7 @@ import click
 
 from vrfstore import __version__
 from vrfstore.cli import render
-from vrfstore.errors import StoreDamagedError, StoreError, VrfstoreError
+from vrfstore.errors import DiskFullError, StoreDamagedError, StoreError, VrfstoreError
 
 __all__ = ["application", "run"]
 
@@ -56,7 +56,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VRFSTORE"},
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 Examples:
   vrfstore link requirements.vrf            print the python of its environment
@@ -101,7 +101,8 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return render.error(_translate(error), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug, which must not look like a command's 1
-        traceback.print_exc(file=sys.stderr)
+        if sys.stderr is not None:
+            traceback.print_exc(file=sys.stderr)
         return render.error(
             VrfstoreError(
                 f"this is a bug in vrfstore: {error!r}", hint="please report it with the lines above"
@@ -119,17 +120,12 @@ def _broken_pipe() -> int:
     return 128 + signal.SIGPIPE
 
 
-class _DiskFullError(VrfstoreError):
-    exit_code = 16
-    default_kind = "disk-full"
-
-
 def _translate(error: OSError) -> VrfstoreError:
     """Say what the operating system refused in the terms of the exit codes."""
     place = None if error.filename is None else str(error.filename)
     reason = error.strerror or str(error)
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return _DiskFullError(reason, path=place, hint="free some space, for instance with: vrfstore gc")
+        return DiskFullError(reason, path=place, hint="free some space, for instance with: vrfstore gc")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return StoreError(reason, kind="store-access", path=place)
     if error.errno == errno.EIO:

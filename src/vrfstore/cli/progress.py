@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from vrfstore.cli.render import size
@@ -26,8 +26,9 @@ def watching(stream: TextIO | None = None, *, quiet: bool = False) -> Iterator[W
         stream: Where to; by default stderr.
         quiet: Show nothing.
     """
-    target = stream or sys.stderr
-    if quiet:
+    # None where the caller closed it before we began.
+    target: TextIO | None = stream or sys.stderr
+    if quiet or target is None:
         yield lambda _: None
     elif target.isatty():
         bars = _Bars(target)
@@ -48,8 +49,10 @@ class _Lines:
     def __call__(self, event: Event) -> None:
         text = _sentence(event)
         if text:
-            self._stream.write(f"{text}\n")
-            self._stream.flush()
+            # Nobody may be listening; the work goes on.
+            with suppress(OSError):
+                self._stream.write(f"{text}\n")
+                self._stream.flush()
 
 
 def _sentence(event: Event) -> str:

@@ -36,7 +36,10 @@ def plain(text: str) -> None:
     stream = sys.stdout
     if stream is None:  # the caller closed it before we began
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
-    stream.write(f"{text}\n")
+    try:
+        stream.write(f"{text}\n")
+    except UnicodeEncodeError:  # a path in bytes that the terminal's encoding has no characters for
+        stream.buffer.write(os.fsencode(f"{text}\n"))
     stream.flush()
 
 
@@ -62,6 +65,7 @@ def error(found: VrfstoreError, *, as_json: bool) -> int:
             "message": found.message,
             "path": found.path,
             "line": found.line,
+            "member": getattr(found, "member", None),
             "hint": found.hint,
             "log": found.log,
         }

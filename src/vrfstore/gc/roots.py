@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError, UsageError
+from vrfstore.store import condemned
 from vrfstore.store.memos import replace
 from vrfstore.store.store import Store
 
@@ -47,7 +48,15 @@ def add(store: Store, name: str, target: str) -> Root:
     )
     with store.session() as lease:
         value = {"schema": _SCHEMA, "environment": root.environment, "entry": root.entry}
-        replace(store.layout, lease, store.layout.of("roots", f"{name}.json"), codec.dumps(value))
+        path = store.layout.of("roots", f"{name}.json")
+        replace(store.layout, lease, path, codec.dumps(value))
+        # Who uses writes first, and looks afterwards: see store.condemned.
+        condemned.wait_until_clear(store.layout, {f"{part}/{directory}"})
+        if not os.path.lexists(store.layout.of(part, directory)):
+            fs.remove_file(path)
+            raise UsageError(
+                f"{target!r} has just been collected", kind="target-unknown", hint="link it again"
+            )
     return root
 
 
@@ -67,8 +76,7 @@ def read(store: Store) -> Iterator[Root | StoreDamagedError]:
     for name in sorted(os.listdir(store.layout.of("roots"))):
         path = store.layout.of("roots", name)
         try:
-            with open(path, "rb") as stream:
-                value = codec.loads(stream.read())
+            value = codec.loads(fs.read_file(path))
             if value["schema"] != _SCHEMA:
                 yield StoreDamagedError("the root is of another version", kind="root-unknown", path=path)
                 continue

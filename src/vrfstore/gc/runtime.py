@@ -12,6 +12,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
+from vrfstore import fs
+
 __all__ = ["names_in_use"]
 
 # Unlike anything else, so that it hardly matters what is before it.
@@ -59,8 +61,7 @@ def _elsewhere(process: str, before: bytes, ours: bytes | None) -> bool:
 def _identity(marker: str) -> bytes | None:
     """Return what a store says of itself; None where that cannot be read."""
     try:
-        with open(marker, "rb") as stream:
-            return stream.read(4096)
+        return fs.read_file(marker, 4096)
     except OSError:
         return None
 

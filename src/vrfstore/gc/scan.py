@@ -1,6 +1,7 @@
 """Looking at a store: everything that a collection has to know, read in an order that makes races harmless.
 
-What is on its way is listed before leases are read: whoever stages something has had a lease since before that.
+Of what is on its way, the listing comes before the leases: whoever stages something has had a lease since before
+that. Of what is published it is the other way round: see ``_Protections``.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from vrfstore import codec
+from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
 from vrfstore.gc import roots
 from vrfstore.gc.policy import EnvironmentState, Snapshot
@@ -19,8 +20,10 @@ from vrfstore.store import leases
 from vrfstore.store.layout import DEAD_PREFIX, DIGEST_LENGTHS, MEMO_SCHEMA, STAGING_PREFIX, Layout
 from vrfstore.store.store import Store
 
-__all__ = ["Leftovers", "leftovers", "now", "snapshot"]
+__all__ = ["LEASED", "Leftovers", "leftovers", "now", "snapshot"]
 
+
+LEASED = "leased"
 
 _CLOCK_REALTIME_COARSE = 5
 """clock_gettime(2) on Linux; Python has no name for it."""
@@ -54,7 +57,7 @@ def leftovers(store: Store) -> Leftovers:
     ]
     dead = [
         layout.of(part, name)
-        for part in ("entries", "environments")
+        for part in ("entries", "environments", "locks")
         for name in os.listdir(layout.of(part))
         if name.startswith(DEAD_PREFIX)
     ]
@@ -77,14 +80,20 @@ def leftovers(store: Store) -> Leftovers:
 
 
 def snapshot(
-    store: Store, *, began: float | None = None, in_use: Mapping[str, Iterable[int]]
+    store: Store,
+    *,
+    began: float | None = None,
+    in_use: Callable[[], Mapping[str, Iterable[int]]],
+    leased_before: frozenset[str] = frozenset(),
 ) -> tuple[Snapshot, list[str]]:
     """Read everything that ``decide`` needs.
 
     Args:
         store: The store.
         began: When the run began, seconds since the epoch; by default now.
-        in_use: What processes use, as ``runtime.names_in_use`` gives it.
+        in_use: Gives what processes use, as ``runtime.names_in_use`` does.
+        leased_before: Names that were leased at an earlier look of the same run. They stay: who has just given
+            up a lease may have left a process behind that was not there when processes were looked at.
 
     Returns:
         The snapshot, and problems in words: what could not be read, and is therefore kept.
@@ -92,19 +101,29 @@ def snapshot(
     layout = store.layout
     problems: list[str] = []
     when = now() if began is None else began
+    protections = _Protections(store, problems)
+    used = in_use()
     environments = dict(_environments(store, problems))
     entries = dict(_times(layout, "entries", store.entries()))
-    kept, keep_all = _kept(store, entries, in_use, problems)
+    kept = protections.of(environments, entries)
+    for name, pids in used.items():
+        kept[name].append(f"in use by process {', '.join(map(str, sorted(pids)))}")
+    for name in leased_before:
+        kept[name].append(LEASED)
     return (
         Snapshot(
             began=when,
             environments=environments,
             entries=entries,
-            locks={name.removesuffix(".toml"): age for name, age in _times(layout, "locks")},
+            locks={
+                name.removesuffix(".toml"): age
+                for name, age in _times(layout, "locks")
+                if not name.startswith(DEAD_PREFIX)
+            },
             requests=dict(_requests(layout)),
             inputs=dict(_inputs(layout)),
-            kept=kept,
-            keep_all=keep_all,
+            kept={name: tuple(dict.fromkeys(why)) for name, why in kept.items()},
+            keep_all=tuple(protections.keep_all),
         ),
         problems,
     )
@@ -153,8 +172,7 @@ def _inputs(layout: Layout) -> Iterator[tuple[str, str]]:
 def _memo(path: str) -> Mapping[str, object] | None:
     """Return a memo; an empty one for what is no memo at all; None for what another version may understand."""
     try:
-        with open(path, "rb") as stream:
-            value = codec.loads(stream.read())
+        value = codec.loads(fs.read_file(path))
     except OSError:
         return None
     except ValueError:
@@ -164,49 +182,47 @@ def _memo(path: str) -> Mapping[str, object] | None:
     return {}
 
 
-def _kept(
-    store: Store, entries: Iterable[str], in_use: Mapping[str, Iterable[int]], problems: list[str]
-) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """Return why which names stay, and why everything does."""
-    kept: dict[str, list[str]] = defaultdict(list)
-    keep_all: list[str] = []
-    for name, pids in in_use.items():
-        kept[name].append(f"in use by process {', '.join(map(str, sorted(pids)))}")
-    for root in roots.read(store):
-        if isinstance(root, StoreDamagedError):
-            problems.append(f"everything is kept: {root}")
-            keep_all.append("a root cannot be read")
-        elif root.environment is not None:
-            kept[f"environments/{root.environment}"].append(f"pinned by root {root.name}")
-        else:
-            kept[f"entries/{root.entry}"].append(f"pinned by root {root.name}")
-    names = _Names(store.environments(), entries)
-    for lease in leases.read(store.layout):
-        if lease.alive and lease.digests is None:
-            problems.append(f"everything is kept: the lease {lease.name} cannot be read")
-            keep_all.append("a lease cannot be read")
-        elif lease.alive:
-            for name in names.of(lease):
-                kept[name].append("leased")
-    return {name: tuple(why) for name, why in kept.items()}, tuple(keep_all)
+class _Protections:
+    """Leases and roots, as they were when this was made: before environments and entries are listed.
 
+    A lease ends only after what it protected can be seen. Read in the other order, a link that publishes after the
+    listing and ends before its lease is read would not be seen at all.
+    """
 
-class _Names:
-    """Finds what a lease protects, which knows keys and digests but not what directories are called."""
+    def __init__(self, store: Store, problems: list[str]) -> None:
+        self.keep_all: list[str] = []
+        self._leases = [lease for lease in leases.read(store.layout) if lease.alive]
+        self._roots: list[roots.Root] = []
+        for lease in self._leases:
+            if lease.digests is None:
+                problems.append(f"everything is kept: the lease {lease.name} cannot be read")
+                self.keep_all.append("a lease cannot be read")
+        for root in roots.read(store):
+            if isinstance(root, StoreDamagedError):
+                problems.append(f"everything is kept: {root}")
+                self.keep_all.append("a root cannot be read")
+            else:
+                self._roots.append(root)
 
-    def __init__(self, environments: Iterable[str], entries: Iterable[str]) -> None:
-        self._by_key: dict[str, list[str]] = defaultdict(list)
-        self._by_digits: dict[str, list[str]] = defaultdict(list)
+    def of(self, environments: Iterable[str], entries: Iterable[str]) -> dict[str, list[str]]:
+        """Return why which names stay; leases know keys and digests, but not what directories are called."""
+        kept: dict[str, list[str]] = defaultdict(list)
+        for root in self._roots:
+            pinned = f"environments/{root.environment}" if root.environment else f"entries/{root.entry}"
+            kept[pinned].append(f"pinned by root {root.name}")
+        by_key: dict[str, list[str]] = defaultdict(list)
+        by_digits: dict[str, list[str]] = defaultdict(list)
         for name in environments:
-            self._by_key[name.partition(".")[0]].append(f"environments/{name}")
+            by_key[name.partition(".")[0]].append(f"environments/{name}")
         for name in entries:
-            self._by_digits[name.partition("-")[0]].append(f"entries/{name}")
-
-    def of(self, lease: leases.LeaseRecord) -> Iterator[str]:
-        """Yield the names that a lease protects."""
-        yield from self._by_key.get(lease.environment or "", ())
-        for digest in lease.digests or ():
-            for length in DIGEST_LENGTHS:
-                yield from self._by_digits.get(digest[:length], ())
-        if lease.lock is not None:
-            yield f"locks/{lease.lock}"
+            by_digits[name.partition("-")[0]].append(f"entries/{name}")
+        for lease in self._leases:
+            names = list(by_key.get(lease.environment or "", ()))
+            for digest in lease.digests or ():
+                for length in DIGEST_LENGTHS:
+                    names += by_digits.get(digest[:length], ())
+            if lease.lock is not None:
+                names.append(f"locks/{lease.lock}")
+            for name in names:
+                kept[name].append(LEASED)
+        return kept

@@ -25,6 +25,7 @@ from vrfstore.store.store import Store
 __all__ = ["Report", "collect", "preview"]
 
 _BATCH = 256
+_SUFFIXES = {"locks": ".toml"}
 _LOG_AGE = 7 * 86400.0
 """Seconds that a resolver's words are kept at most, whatever the policy."""
 
@@ -87,7 +88,7 @@ class _Freed:
 def preview(store: Store, policy: Policy) -> Report:
     """Return what ``collect`` would do now; nothing is changed and no hold is taken."""
     left = scan.leftovers(store)
-    found, problems = scan.snapshot(store, in_use=runtime.names_in_use(store.root))
+    found, problems = scan.snapshot(store, in_use=lambda: runtime.names_in_use(store.root))
     plan = decide(found, policy)
     freed = _Freed()
     files = list(_files(store, plan, policy))
@@ -98,7 +99,7 @@ def preview(store: Store, policy: Policy) -> Report:
         environments=plan.environments,
         entries=plan.entries,
         leftovers=len(left.trees) + len(left.files),
-        records=len(files),
+        records=len(files) + len(plan.locks),
         freed=freed.bytes,
         kept=plan.reasons,
         entries_kept=len(found.entries) - len(plan.entries),
@@ -128,7 +129,7 @@ class _Sweep:
         self._began = scan.now()
         self._freed = _Freed()
         self._problems: list[str] = []
-        self._in_use = runtime.names_in_use(store.root)
+        self._leased: frozenset[str] = frozenset()
 
     def run(self) -> Report:
         if os.path.lexists(self._store.layout.condemned):
@@ -138,7 +139,10 @@ class _Sweep:
         environments = self._batches("environments", self._decide(settled=False).environments)
         entries = self._batches("entries", self._decide(settled=True).entries)
         last = self._decide(settled=True)
+        # Memos first, then the locks that only they referred to. A memo that is lost costs time; a lock may just be
+        # wanted by a link, so that it goes like an entry.
         records = self._remove(list(_files(self._store, last, self._policy)))
+        records += len(self._batches("locks", last.locks))
         found, problems = self._look()
         return Report(
             dry_run=False,
@@ -153,7 +157,14 @@ class _Sweep:
         )
 
     def _look(self) -> tuple[Snapshot, list[str]]:
-        return scan.snapshot(self._store, began=self._began, in_use=self._in_use)
+        found, problems = scan.snapshot(
+            self._store,
+            began=self._began,
+            in_use=lambda: runtime.names_in_use(self._store.root),
+            leased_before=self._leased,
+        )
+        self._leased |= {name for name, why in found.kept.items() if scan.LEASED in why}
+        return found, problems
 
     def _decide(self, *, settled: bool) -> Collection:
         return decide(self._look()[0], self._policy, settled=settled)
@@ -170,15 +181,15 @@ class _Sweep:
         removed: list[str] = []
         condemned.publish(layout, [f"{part}/{name}" for name in names])
         try:
-            again = self._decide(settled=part == "entries")
-            still = set(again.environments if part == "environments" else again.entries)
+            again = self._decide(settled=part != "environments")
+            still = set(getattr(again, part))
             for name in names:
                 if name not in still:
                     continue
                 # Never longer than the name it replaces, so that a full directory block does not matter.
                 dead = layout.of(part, f"{DEAD_PREFIX}{fs.unique_name()}")
                 try:
-                    fs.rename(layout.of(part, name), dead)
+                    fs.rename(layout.of(part, f"{name}{_SUFFIXES.get(part, '')}"), dead)
                 except OSError as error:
                     self._problems.append(f"{part}/{name} cannot be removed: {error.strerror}")
                     continue
@@ -215,16 +226,15 @@ def _paths(store: Store, plan: Collection) -> Iterator[str]:
         yield store.layout.of("environments", name)
     for name in plan.entries:
         yield store.layout.of("entries", name)
+    for name in plan.locks:
+        yield store.layout.of("locks", f"{name}{_SUFFIXES['locks']}")
 
 
 def _files(store: Store, plan: Collection, policy: Policy) -> Iterator[str]:
-    """Yield the single files that go: memos first, then the locks that only they referred to, then logs."""
+    """Yield the memos and logs that go."""
     layout = store.layout
-    for part, names, suffix in (
-        ("inputs", plan.inputs, "json"), ("requests", plan.requests, "json"), ("locks", plan.locks, "toml"),
-    ):  # fmt: skip
-        for name in names:
-            yield layout.of(part, f"{name}.{suffix}")
+    yield from (layout.of("inputs", f"{name}.json") for name in plan.inputs)
+    yield from (layout.of("requests", f"{name}.json") for name in plan.requests)
     limit = scan.now() - min(policy.max_age, _LOG_AGE)
     for name in os.listdir(layout.of("logs")):
         path = layout.of("logs", name)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 
 from vrfstore import codec, fs
-from vrfstore.linker.plan import RECORD_FILE, EnvironmentPlan, plan_environment
+from vrfstore.linker.plan import ENVIRONMENT_RECORD, EnvironmentPlan, plan_environment
 from vrfstore.linker.realise import realise
 from vrfstore.model import Digest, EntryPlan, EnvironmentKey, Interpreter
 from vrfstore.store import interpreters, records
@@ -69,7 +69,7 @@ def link(
         try:
             realise(plan, layout.root, staging)
             record = _record(staging, plan, plans, interpreter, key=key, lock=lock, directory=directory)
-            fs.write_file(f"{staging}/{RECORD_FILE}", records.record_to_json(record))
+            fs.write_file(f"{staging}/{ENVIRONMENT_RECORD}", records.record_to_json(record))
             fs.rename(staging, layout.of("environments", directory))
         except BaseException:
             fs.remove_tree(staging)
@@ -87,7 +87,14 @@ def _record(
     lock: str,
     directory: str,
 ) -> EnvironmentRecord:
-    own = (f"lib/{plan.library}/{SITE_PACKAGES}", "pyvenv.cfg")
+    site = f"lib/{plan.library}/{SITE_PACKAGES}"
+    # What tools and people write into, and every fresh file, which a power cut may leave empty. Below
+    # site-packages, importing makes __pycache__ directories; and installing changes site-packages itself.
+    directories = (path for path in plan.directories if not path.startswith(f"{site}/"))
+    fresh = (
+        *(path for path, _ in plan.files), *(path for _, path in plan.copies), *(new.path for new in plan.records)
+    )  # fmt: skip
+    own = (*directories, *fresh)
     return EnvironmentRecord(
         directory=directory,
         key=key,

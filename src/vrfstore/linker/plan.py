@@ -17,7 +17,7 @@ from vrfstore.store.layout import SITE_PACKAGES
 
 __all__ = ["EnvironmentPlan", "NewRecord", "plan_environment"]
 
-RECORD_FILE = "vrfstore.json"
+ENVIRONMENT_RECORD = "vrfstore.json"
 
 SENTINEL = ".vrfstore"
 """An empty file, in no RECORD, in every real directory of site-packages but dist-info: with it there, pip never
@@ -168,7 +168,7 @@ class _Farm:
             "lib": {self.library: {SITE_PACKAGES: {"__pycache__": {}, **dict.fromkeys(own, "")}}},
             "lib64": "",
             "pyvenv.cfg": "",
-            RECORD_FILE: "",
+            ENVIRONMENT_RECORD: "",
         }
         if any(HEADERS in plan.trees for plan in plans):
             reserved["include"] = {"site": {self.library: {}}}

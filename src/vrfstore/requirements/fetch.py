@@ -84,7 +84,7 @@ def _obtain(store: Store, lease: Lease, wheel: LockedWheel, source: _Source, wat
     def waiting() -> None:
         watch(Event(kind="waiting", subject=f"another vrfstore that fetches {wheel.filename}"))
 
-    with store.hold_entry(wheel.digest, on_wait=waiting):
+    with store.hold_entry(wheel.digest, on_wait=waiting, stopped=source.stopped):
         present = store.entry(wheel.digest, wheel.name, wheel.version)
         if present is not None:
             watch(Event(kind="unpacked", subject=wheel.filename))
@@ -142,6 +142,16 @@ def _unreachable(wheel: LockedWheel, reason: str) -> PackageIndexError:
     )
 
 
+def _proxy_manager(proxy: str, options: dict[str, Any]) -> urllib3.ProxyManager:
+    """Return the pool for a proxy as pip takes it: with credentials in its URL, and maybe without a scheme."""
+    import urllib3  # noqa: PLC0415
+
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    user, at, _ = parts.netloc.rpartition("@")
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if at else None
+    return urllib3.ProxyManager(parts.geturl(), proxy_headers=headers, **options)
+
+
 class _Source:
     """Where wheels come from; keeps connections, and knows who we are to whom."""
 
@@ -151,6 +161,10 @@ class _Source:
         self._pools: dict[str, urllib3.PoolManager] = {}
         self._guard = threading.Lock()
         self._stopped = threading.Event()
+
+    def stopped(self) -> bool:
+        """Whether ``stop`` has been called."""
+        return self._stopped.is_set()
 
     def stop(self) -> None:
         """Let every fetch that is under way fail with its next chunk."""
@@ -232,7 +246,7 @@ class _Source:
             ),
             "ssl_context": self._ssl(),
         }  # fmt: skip
-        pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        pool = _proxy_manager(proxy, options) if proxy else urllib3.PoolManager(**options)
         self._pools[proxy] = pool
         return pool
 

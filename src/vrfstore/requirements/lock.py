@@ -6,11 +6,12 @@ import hashlib
 import os
 import tomllib
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from vrfstore import fs
 from vrfstore.errors import RequirementsError, UsageError
 from vrfstore.model import Lock, LockedWheel, parse_digest
+from vrfstore.store import condemned
 from vrfstore.store.layout import Layout
 from vrfstore.store.leases import Lease
 from vrfstore.store.memos import replace
@@ -44,7 +45,8 @@ def _package(wheel: LockedWheel) -> Package:
     from packaging.utils import canonicalize_name  # noqa: PLC0415
     from packaging.version import Version  # noqa: PLC0415
 
-    parts = urlsplit(wheel.url)
+    # The query of a URL may be what gives access; it serves for the fetch of this run and is not written down.
+    parts = urlsplit(wheel.url)._replace(query="")
     local = parts.scheme == "file"
     return Package(
         name=canonicalize_name(wheel.name),
@@ -53,7 +55,7 @@ def _package(wheel: LockedWheel) -> Package:
         wheels=[
             PackageWheel(
                 name=wheel.filename,
-                url=None if local else wheel.url,
+                url=None if local else urlunsplit(parts),
                 path=unquote(parts.path) if local else None,
                 hashes={"sha256": wheel.digest},
             )
@@ -110,6 +112,8 @@ def write(layout: Layout, lease: Lease, lock: Lock) -> str:
     text = dumps(lock)
     digest = lock_digest(text)
     path = lock_path(layout, digest)
+    # The caller's lease has been taken; whatever is there after this stays as long as the lease.
+    condemned.wait_until_clear(layout, {f"locks/{digest}"})
     if not os.path.exists(path):
         replace(layout, lease, path, text.encode())
     return digest
@@ -119,11 +123,13 @@ def read(layout: Layout, digest: str) -> Lock | None:
     """Return the lock of this digest, if it is in the store and whole."""
     path = lock_path(layout, digest)
     try:
-        with open(path, "rb") as stream:
-            data = stream.read()
-    except FileNotFoundError:
+        data = fs.read_file(path)
+    except OSError:
         return None
     if hashlib.sha256(data).hexdigest() != digest:
         fs.remove_file(path)
         return None
-    return loads(data.decode(), path)
+    try:
+        return loads(data.decode(), path)
+    except RequirementsError:
+        return None

@@ -7,6 +7,7 @@ user's own configuration and ``PIP_*`` variables but for those that would change
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -18,10 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vrfstore import codec, fs
-from vrfstore.errors import PackageIndexError, StoreDamagedError
+from vrfstore.errors import PackageIndexError, UsageError
 from vrfstore.model import Digest, Interpreter
 from vrfstore.store import leases
-from vrfstore.store.leases import Lease
 from vrfstore.store.memos import replace
 from vrfstore.store.store import Store
 
@@ -33,11 +33,23 @@ _RUNNER = "pip/__pip-runner__.py"
 _OURS = frozenset(
     f"PIP_{option}"
     for option in (
-        "DRY_RUN", "EDITABLE", "FORCE_REINSTALL", "IGNORE_INSTALLED", "LOG", "NO_BINARY",
-        "NO_DEPS", "ONLY_BINARY", "PREFIX", "PYTHON", "QUIET", "REPORT", "REQUIREMENT", "REQUIRE_HASHES", "ROOT",
-        "TARGET", "UPGRADE", "USER", "VERBOSE",
+        "ABI", "DRY_RUN", "EDITABLE", "GROUP", "IMPLEMENTATION", "LOG", "NO_BINARY", "ONLY_BINARY", "PLATFORM",
+        "PREFIX", "PYTHON", "PYTHON_VERSION", "QUIET", "REPORT", "REQUIREMENT", "ROOT", "TARGET", "VERBOSE",
     )
 )  # fmt: skip
+
+_SWITCHED_OFF = tuple(
+    f"PIP_{switch}"
+    for switch in (
+        "FORCE_REINSTALL", "IGNORE_INSTALLED", "NO_DEPS", "REQUIRE_HASHES", "REQUIRE_VIRTUALENV", "UPGRADE", "USER",
+    )
+)  # fmt: skip
+
+# Of these a variable cannot undo what a configuration file says.
+_FOREIGN_OPTION = re.compile(
+    r"^(requirements?|editable|target|python|platform|python-version|abi|implementation|group|prefix|root)\s*[=:]",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +80,18 @@ def environment(scratch: str | None = None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in _OURS}
     if scratch is not None:
         kept["TMPDIR"] = scratch
-    # Many people forbid pip to install outside of a venv. A dry run installs nothing.
-    return kept | {"PIP_REQUIRE_VIRTUALENV": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+    # A variable beats a configuration file. Many people forbid pip to install outside of a venv, which a dry run
+    # does not do; and what is asked for is ours to say there too.
+    return (
+        kept | dict.fromkeys(_SWITCHED_OFF, "0") | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+    )
 
 
 def configuration_files(interpreter: Interpreter) -> tuple[str, ...]:
-    """Return where pip looks for its configuration when it runs on ``interpreter``, there or not (pip's user guide)."""
+    """Return the files that have a say when pip runs on ``interpreter``, there or not (pip's user guide).
+
+    Those are its configuration files, and the constraints that a variable names.
+    """
     home = os.path.expanduser("~")
     named = os.environ.get("PIP_CONFIG_FILE")
     prefix = (
@@ -90,7 +108,34 @@ def configuration_files(interpreter: Interpreter) -> tuple[str, ...]:
         f"{home}/.pip/pip.conf",
         f"{own}/pip/pip.conf",
         f"{prefix}/pip.conf",
+        *(
+            os.path.abspath(word)
+            for word in os.environ.get("PIP_CONSTRAINT", "").split()
+            if "://" not in word
+        ),
     )
+
+
+def check_configuration(interpreter: Interpreter) -> None:
+    """Refuse a pip configuration that says what to install, or for whom.
+
+    Raises:
+        UsageError: There is one; its file and line are named.
+    """
+    for path in configuration_files(interpreter):
+        try:
+            text = fs.read_file(path).decode(errors="replace")
+        except OSError:
+            continue
+        found = _FOREIGN_OPTION.search(text)
+        if found is not None:
+            raise UsageError(
+                f"pip is configured with {found[1]!r}, which says what to install, or for whom",
+                kind="pip-configuration",
+                path=path,
+                line=text.count("\n", 0, found.start()) + 1,
+                hint="remove that line, or set PIP_CONFIG_FILE to another file",
+            )
 
 
 def run(
@@ -132,10 +177,8 @@ def pip_for(store: Store, interpreter: Interpreter) -> Iterator[str]:
     if SpecifierSet(needs).contains(interpreter.version, prereleases=True):
         yield _own_pip()
         return
-    with store.session() as lease:
-        digest, directory = _older_pip(store, lease, interpreter.short_version)
-        with leases.take(store.layout, digests=[digest]):
-            yield f"{store.layout.of('entries', directory)}/site-packages/{_RUNNER}"
+    with _older_pip(store, interpreter.short_version) as directory:
+        yield f"{store.layout.of('entries', directory)}/site-packages/{_RUNNER}"
 
 
 def _own_pip() -> str:
@@ -147,40 +190,52 @@ def _own_pip() -> str:
     return os.path.join(os.path.dirname(found.origin), os.path.basename(_RUNNER))
 
 
-def _older_pip(store: Store, lease: Lease, version: str) -> tuple[Digest, str]:
-    """Return digest and directory of the entry of the newest pip for a Python ``X.Y``, fetched where needed."""
+@contextmanager
+def _older_pip(store: Store, version: str) -> Iterator[str]:
+    """Give the directory name of the entry of the newest pip for a Python ``X.Y``, fetched where needed, leased."""
     memo = store.layout.of("interpreters", f"pip-{version}.json")
-    try:
-        with open(memo, "rb") as stream:
-            known = codec.loads(stream.read())
-        entry = store.entry(Digest(known["digest"]), known["name"], known["version"])
-        if entry is not None:
-            return entry.reference.digest, entry.reference.directory
-    except (OSError, ValueError, KeyError, TypeError, StoreDamagedError):
-        pass
-    directory = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
-    fs.make_directory(directory)
-    try:
-        done = run(
-            sys.executable,
-            _own_pip(),
-            ["download", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", version,
-             "--dest", f"{directory}/wheels", "pip"],
-            scratch=directory,
-        )  # fmt: skip
-        wheels = os.listdir(f"{directory}/wheels") if done.returncode == 0 else []
-        if not wheels:
-            raise PackageIndexError(
-                f"no pip for Python {version} could be fetched: {last_line(done.stderr)}",
-                kind="pip-unavailable",
-                hint="check the network and pip's configuration",
-            )
-        reference = store.add(f"{directory}/wheels/{wheels[0]}").plan.reference
-    finally:
-        fs.remove_tree(directory)
-    known = {"digest": reference.digest, "name": reference.name, "version": reference.version}
-    replace(store.layout, lease, memo, codec.dumps(known))
-    return reference.digest, reference.directory
+    for attempt in range(2):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            known = codec.loads(fs.read_file(memo))
+            wanted = (Digest(known["digest"]), str(known["name"]), str(known["version"]))
+            with leases.take(store.layout, digests=[wanted[0]]):
+                store.await_entries([wanted])
+                entry = store.entry(*wanted)
+                if entry is not None:
+                    yield entry.reference.directory
+                    return
+        if attempt == 0:
+            _fetch_pip(store, version, memo)
+    raise PackageIndexError(
+        f"the pip for Python {version} was collected as soon as fetched", kind="pip-unavailable"
+    )
+
+
+def _fetch_pip(store: Store, version: str, memo: str) -> None:
+    """Make the newest pip for a Python ``X.Y`` an entry, and remember which that is."""
+    with store.session() as lease:
+        directory = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+        fs.make_directory(directory)
+        try:
+            done = run(
+                sys.executable,
+                _own_pip(),
+                ["download", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", version,
+                 "--dest", f"{directory}/wheels", "pip"],
+                scratch=directory,
+            )  # fmt: skip
+            wheels = os.listdir(f"{directory}/wheels") if done.returncode == 0 else []
+            if not wheels:
+                raise PackageIndexError(
+                    f"no pip for Python {version} could be fetched: {last_line(done.stderr)}",
+                    kind="pip-unavailable",
+                    hint="check the network and pip's configuration",
+                )
+            reference = store.add(f"{directory}/wheels/{wheels[0]}").plan.reference
+        finally:
+            fs.remove_tree(directory)
+        known = {"digest": reference.digest, "name": reference.name, "version": reference.version}
+        replace(store.layout, lease, memo, codec.dumps(known))
 
 
 def last_line(text: str) -> str:
@@ -189,13 +244,14 @@ def last_line(text: str) -> str:
     return re.sub(r"^ERROR:\s*", "", lines[-1]) if lines else "no message"
 
 
-def settings() -> PipSettings:
-    """Return what pip's own configuration says of indexes, certificates and proxies.
+def settings(store: Store, interpreter: Interpreter) -> PipSettings:
+    """Return what pip's own configuration says of indexes, certificates and proxies when it runs on ``interpreter``.
 
     pip is asked for it, rather than its files read, because where they are and which of them wins is its own
     affair. Without an answer there are only defaults.
     """
-    return parse_settings(run(sys.executable, _own_pip(), ["config", "list"]).stdout)
+    with pip_for(store, interpreter) as runner:
+        return parse_settings(run(interpreter.executable, runner, ["config", "list"]).stdout)
 
 
 def parse_settings(listing: str) -> PipSettings:

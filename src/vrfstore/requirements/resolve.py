@@ -17,8 +17,15 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from vrfstore import fs
-from vrfstore.errors import PackageIndexError, RequirementsError, ResolutionError, VrfstoreError, WheelError
-from vrfstore.model import Digest, Interpreter, Lock, LockedWheel, Requirement, Requirements
+from vrfstore.errors import (
+    DiskFullError,
+    PackageIndexError,
+    RequirementsError,
+    ResolutionError,
+    VrfstoreError,
+    WheelError,
+)
+from vrfstore.model import Interpreter, Lock, LockedWheel, Requirement, Requirements, parse_digest
 from vrfstore.requirements import pip
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
@@ -48,6 +55,7 @@ def resolve(
         PackageIndexError: The index did not answer.
         WheelError: A hash does not match.
     """
+    pip.check_configuration(interpreter)
     names = ("requirements.txt", "report.json", "pip.log")
     directory = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
     fs.make_directory(directory)
@@ -119,7 +127,7 @@ def _locked(item: Mapping[str, Any]) -> LockedWheel:
         name=str(name),
         version=str(version),
         filename=filename,
-        digest=Digest(digest),
+        digest=parse_digest(digest),
         url=url,
         requires_python=item["metadata"].get("requires_python"),
     )
@@ -142,6 +150,11 @@ def resolution_error(
         requirements: What was asked; gives the line to blame.
         interpreter: For whom.
     """
+    full = re.search(r"\[Errno (28|122)\] [\w ]+", f"{stderr}\n{log}")
+    if full is not None:
+        return DiskFullError(
+            f"pip has no room: {full[0]}", hint="free some space, for instance with: vrfstore gc"
+        )
     if "DO NOT MATCH THE HASHES" in stderr:
         return _hash_error(stderr, requirements)
     if "--require-hashes mode" in stderr:

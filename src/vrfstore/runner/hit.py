@@ -67,14 +67,19 @@ def look_up(layout: Layout, digest: str) -> Hit | None:
     how much is in the store.
     """
     try:
-        with open(layout.of("inputs", f"{digest}.json"), "rb") as stream:
-            memo = codec.loads(stream.read())
+        memo = codec.loads(fs.read_file(layout.of("inputs", f"{digest}.json")))
         if memo["schema"] != MEMO_SCHEMA:
             return None
-        environment, own, stats = memo["environment"], memo["own"], memo["stats"]
-        if not fs.stamp(layout.record(environment)):
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
+        return _check(layout, memo["environment"], memo["lock"], memo["own"], memo["stats"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # No memo, or one that cannot be read, which is the same.
+        return None
+
+
+def _check(
+    layout: Layout, environment: str, lock: str, own: dict[str, str], stats: dict[str, str]
+) -> Hit | None:
+    if not fs.stamp(layout.record(environment)):
         return None
     # After the stamp, and before looking whether it is there: see store.condemned.
     if fs.stat_token(layout.condemned) != "-":
@@ -84,4 +89,4 @@ def look_up(layout: Layout, digest: str) -> Hit | None:
         return None
     if any(fs.stat_token(path) != token for path, token in stats.items()):
         return None
-    return Hit(environment, memo["lock"], f"{root}/bin/python")
+    return Hit(environment, lock, f"{root}/bin/python")

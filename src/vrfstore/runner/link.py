@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from vrfstore import codec, fs
 from vrfstore import interpreter as probing
+from vrfstore.errors import StoreDamagedError
 from vrfstore.linker.link import environment_key
 from vrfstore.linker.link import link as link_environment
 from vrfstore.model import (
@@ -118,7 +119,12 @@ def link(
     if not refresh:
         found, kept = _look_up(opened, digest, lease=lease)
         if found is not None:
-            return _hit_result(opened, found, clock, kept)
+            try:
+                return _hit_result(opened, found, clock, kept)
+            except (StoreDamagedError, FileNotFoundError):
+                # Its record is not what it was; the whole way links the next generation.
+                if kept is not None:
+                    kept.release()
     asked = parsing.parse(data, path)
     return _Link(opened, asked, executable, digest, clock, watch or _nobody).run(refresh=refresh, lease=lease)
 
@@ -192,27 +198,25 @@ class _Link:
         layout = self.store.layout
         with self.store.session() as session:
             with self.clock.step("probe"):
-                base = interpreters.known(layout, session, self.executable)
-            # Before anything is looked at that these stats vouch for.
-            stats = self._deciding_stats(base)
+                base, stats = interpreters.known(layout, session, self.executable)
+            if stats is not None:
+                # Before any of it is read.
+                stats |= {path: fs.stat_token(path) for path in pip.configuration_files(base)}
             lock, lock_digest, warnings = self._lock(session, base, refresh=refresh)
             key = environment_key([wheel.digest for wheel in lock.wheels], base)
             digests = [wheel.digest for wheel in lock.wheels]
             with leases.take(layout, environment=key, digests=digests, lock=lock_digest) as working:
                 locks.write(layout, working, lock)
-                plans, new, downloaded = self._entries(working, lock)
+                plans, new, downloaded = self._entries(working, lock, base)
                 self.watch(Event(kind="linking", total=len(plans)))
                 with self.clock.step("link"):
                     record, made = link_environment(
                         self.store, working, plans, base, key=key, lock=lock_digest
                     )
-                self._remember(working, record, stats)
+                if not warnings:  # which have to be said every time
+                    self._remember(working, record, stats)
                 kept = leases.take(layout, environment=key) if lease else None
         return self._result(record, new, downloaded, warnings, made=made, kept=kept)
-
-    def _deciding_stats(self, base: Interpreter) -> dict[str, str]:
-        deciding = (*interpreters.deciding_paths(base), *pip.configuration_files(base))
-        return {path: fs.stat_token(path) for path in deciding}
 
     def _lock(self, session: Lease, base: Interpreter, *, refresh: bool) -> tuple[Lock, str, tuple[str, ...]]:
         """Return the lock of the request, its digest, and warnings."""
@@ -259,7 +263,9 @@ class _Link:
         lock = None if memo is None else locks.read(self.store.layout, memo.lock)
         return None if lock is None or memo is None else (lock, memo.lock)
 
-    def _entries(self, working: Lease, lock: Lock) -> tuple[list[EntryPlan], frozenset[Digest], int]:
+    def _entries(
+        self, working: Lease, lock: Lock, base: Interpreter
+    ) -> tuple[list[EntryPlan], frozenset[Digest], int]:
         """Return the plans of all wheels of a lock, which of them are new, and how many bytes were fetched."""
         self.store.await_entries((wheel.digest, wheel.name, wheel.version) for wheel in lock.wheels)
         present: list[EntryPlan] = []
@@ -273,14 +279,14 @@ class _Link:
         if not missing:
             return present, frozenset(), 0
         with self.clock.step("fetch"):
-            fetched = fetch.fetch(self.store, working, missing, pip.settings(), self.watch)
+            fetched = fetch.fetch(self.store, working, missing, pip.settings(self.store, base), self.watch)
         new = frozenset(item.plan.reference.digest for item in fetched if item.size)
         return [*present, *(item.plan for item in fetched)], new, sum(item.size for item in fetched)
 
-    def _remember(self, working: Lease, record: EnvironmentRecord, stats: dict[str, str]) -> None:
+    def _remember(self, working: Lease, record: EnvironmentRecord, stats: dict[str, str] | None) -> None:
         """Write the input memo, unless what decided has changed meanwhile: then the next call finds out anew."""
         layout = self.store.layout
-        if any(fs.stat_token(path) != token for path, token in stats.items()):
+        if stats is None or any(fs.stat_token(path) != token for path, token in stats.items()):
             return
         root = layout.of("environments", record.directory)
         memos.write_input(
@@ -289,7 +295,8 @@ class _Link:
             self.input_digest,
             environment=record.directory,
             lock=record.lock,
-            own={path: fs.stat_token(f"{root}/{path}") for path in record.own},
+            # The store's own marker too, relative to the environment: a hit must not miss a change of format.
+            own={path: fs.stat_token(f"{root}/{path}") for path in (*record.own, "../../store.json")},
             stats=stats,
         )
 
@@ -324,7 +331,6 @@ def _package(wheel: EntryReference, new: frozenset[Digest]) -> LinkedPackage:
 def _content(path: str) -> str | None:
     """Return a digest of a configuration file, which may hold credentials; None where there is none."""
     try:
-        with open(path, "rb") as stream:
-            return codec.hexdigest(stream.read())
+        return codec.hexdigest(fs.read_file(path))
     except OSError:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -43,6 +44,8 @@ def replace_process(result: LinkResult, command: Sequence[str]) -> NoReturn:
     if result.lease is not None:
         os.set_inheritable(result.lease.descriptor, True)
     variables = command_environment(result, os.environ)
+    # Python ignores these; the command expects them as they usually are.
+    usual = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
     try:
         os.execvpe(command[0], list(command), variables)  # noqa: S606 - no shell is what is wanted
     except FileNotFoundError as error:
@@ -53,3 +56,6 @@ def replace_process(result: LinkResult, command: Sequence[str]) -> NoReturn:
         raise UsageError(
             f"{command[0]!r} cannot be executed: {error.strerror}", kind="command-not-executable"
         ) from error
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)

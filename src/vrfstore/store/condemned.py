@@ -23,15 +23,16 @@ CAPACITY = 80 * 1024
 """Bytes of the preallocated list: room for 256 names of up to 300 bytes."""
 
 _PATIENCE = 2.0
-"""Seconds. A batch lasts milliseconds; a list that stays longer was left by a collector that was killed."""
+"""Seconds that a user waits for the batch of a collector that is alive."""
 
 
 def names(layout: Layout) -> frozenset[str]:
     """Return the condemned names, such as ``environments/<key>`` and ``entries/<directory>``."""
     try:
-        with open(layout.condemned, "rb") as stream:
-            # The file is preallocated and may be longer than its list, which ends at the first NUL.
-            return frozenset(stream.read().partition(b"\0")[0].decode().splitlines())
+        # The file is preallocated and may be longer than its list, which ends at the first NUL.
+        return frozenset(
+            fs.read_file(layout.condemned).partition(b"\0")[0].decode(errors="replace").splitlines()
+        )
     except FileNotFoundError:
         return frozenset()
 
@@ -43,11 +44,13 @@ def wait_until_clear(layout: Layout, wanted: Collection[str]) -> None:
         BusyError: A collector that is alive still has one on its list after two seconds.
     """
     deadline = time.monotonic() + _PATIENCE
-    while not names(layout).isdisjoint(wanted):
+    while os.path.lexists(layout.condemned):
         with contextlib.suppress(BusyError, FileNotFoundError), hold(layout.of("gc", "run"), timeout=0):
             # No collector is alive: whoever left the list did not get to finish. What it had renamed is dead
             # already; the rest is not condemned any more.
             fs.rename(layout.condemned, layout.of("gc", "spare"))
+            return
+        if names(layout).isdisjoint(wanted):
             return
         if time.monotonic() >= deadline:
             raise BusyError(

@@ -29,7 +29,11 @@ def shard(kind: str, digest: str) -> str:
 
 @contextmanager
 def hold(
-    path: str, *, timeout: float | None = None, on_wait: Callable[[], None] | None = None
+    path: str,
+    *,
+    timeout: float | None = None,
+    on_wait: Callable[[], None] | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> Iterator[None]:
     """Hold the file at ``path`` exclusively, across threads and processes.
 
@@ -37,9 +41,10 @@ def hold(
         path: The file; made where it is not there.
         timeout: Seconds to wait; ``None`` for as long as it takes, 0 for not at all.
         on_wait: Called once, when somebody else is found to hold it.
+        stopped: Asked while waiting whether that has become pointless.
 
     Raises:
-        BusyError: Somebody else still holds it.
+        BusyError: Somebody else still holds it, or waiting was stopped.
     """
     from filelock import lock_descriptor  # noqa: PLC0415 - 20 ms that a hit does not pay
 
@@ -51,7 +56,8 @@ def hold(
             if not waiting and on_wait is not None:
                 on_wait()
             waiting = True
-            if deadline is not None and time.monotonic() >= deadline:
+            over = deadline is not None and time.monotonic() >= deadline
+            if over or (stopped is not None and stopped()):
                 raise BusyError(f"somebody else holds {os.path.basename(path)}")
             time.sleep(_POLL)
         yield

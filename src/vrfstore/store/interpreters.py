@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from dataclasses import asdict
 
 from vrfstore import codec, fs
@@ -18,6 +19,9 @@ __all__ = ["deciding_paths", "known", "ready_links"]
 
 _SCHEMA = 1
 
+_TICK = 0.02
+"""Seconds. Files are stamped with the time of the kernel's last tick, which is a little behind."""
+
 
 def deciding_paths(interpreter: Interpreter) -> tuple[str, ...]:
     """Return the paths whose stats tell that an interpreter and its base are still the same."""
@@ -25,40 +29,63 @@ def deciding_paths(interpreter: Interpreter) -> tuple[str, ...]:
     return (interpreter.executable, interpreter.real, configuration, *interpreter.site_directories)
 
 
-def known(layout: Layout, lease: Lease, executable: str) -> Interpreter:
-    """Return what ``executable`` is: from the cache, or by starting it once.
+def known(layout: Layout, lease: Lease, executable: str) -> tuple[Interpreter, dict[str, str] | None]:
+    """Return what ``executable`` is, from the cache or by starting it once, and the stats that vouch for it.
+
+    The stats are None where nothing may be remembered: ``executable`` is a launcher, or something that decides was
+    changed so shortly before that it may have been changed again since.
 
     Raises:
         InterpreterError: It does not start, or is not suitable.
     """
+    if not _is_program(executable):
+        # A launcher, such as a shim: what it starts depends on what nobody can list.
+        return probing.probe(executable), None
     path = layout.of("interpreters", f"{_name(executable)}.json")
     cached = _read(path)
     if cached is not None:
         return cached
+    began = time.time() - _TICK
     found = probing.probe(executable)
-    value = {
-        "schema": _SCHEMA,
-        "interpreter": asdict(found),
-        "stats": {deciding: fs.stat_token(deciding) for deciding in deciding_paths(found)},
-    }
+    stats = {deciding: fs.stat_token(deciding) for deciding in deciding_paths(found)}
+    if any(_changed(deciding) >= began for deciding in stats):
+        return found, None
+    value = {"schema": _SCHEMA, "interpreter": asdict(found), "stats": stats}
     replace(layout, lease, path, codec.dumps(value))
-    return found
+    return found, stats
+
+
+def _is_program(path: str) -> bool:
+    """Whether a path leads to a program itself and not to a script."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(4) == b"\x7fELF"
+    except OSError:
+        return False
+
+
+def _changed(path: str) -> float:
+    """Return when a path was changed, seconds since the epoch; 0 where it is not there."""
+    try:
+        return os.stat(path).st_ctime
+    except OSError:
+        return 0.0
 
 
 def _name(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
 
 
-def _read(path: str) -> Interpreter | None:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(path, "rb") as stream:
-        value = codec.loads(stream.read())
+def _read(path: str) -> tuple[Interpreter, dict[str, str]] | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        value = codec.loads(fs.read_file(path))
         if value["schema"] == _SCHEMA and all(
             fs.stat_token(deciding) == token for deciding, token in value["stats"].items()
         ):
             fields = value["interpreter"]
             fields["site_directories"] = tuple(fields["site_directories"])
             fields["base"] = tuple((name, version) for name, version in fields["base"])
-            return Interpreter(**fields)
+            return Interpreter(**fields), dict(value["stats"])
     return None
 
 

@@ -11,7 +11,7 @@
           plan.json                                  the little that linking needs
       environments/<key>[.generation]/               a symlink farm; vrfstore.json inside is its record
       inputs/<digest>.json            memo: input → environment, stats
-      requests/<digest>.json          memo: request → lock, environment, time
+      requests/<digest>.json          memo: request → lock, time
       locks/<digest>.toml             pylock.toml files (PEP 751)
       interpreters/<digest>.json      what a probe said; <digest>/ the ready-made links to that python
       roots/<name>.json               pins

@@ -31,9 +31,12 @@ _NOTHING = "-"
 _HELD_FIELDS = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lease:
-    """A lease of ours. It ends with ``release``, or with the last process that has its descriptor."""
+    """A lease of ours. It ends with ``release``, or with the last process that has its descriptor.
+
+    ``descriptor`` is -1 once it has been released.
+    """
 
     id: str
     path: str
@@ -41,9 +44,12 @@ class Lease:
 
     def release(self) -> None:
         """End it now. The file goes first: a lease that is gone is as dead as one that is not flocked."""
+        if self.descriptor < 0:
+            return
         with contextlib.suppress(OSError):
             fs.remove_file(self.path)
         os.close(self.descriptor)
+        self.descriptor = -1
 
     def __enter__(self) -> Self:
         return self
@@ -141,8 +147,7 @@ def _read_one(layout: Layout, name: str) -> LeaseRecord:
     digests: frozenset[Digest] | None = frozenset()
     lock = None
     try:
-        with open(path, "rb") as stream:
-            value = codec.loads(stream.read())
+        value = codec.loads(fs.read_file(path))
         digests, lock = frozenset(map(Digest, value["digests"])), value["lock"]
     except FileNotFoundError:
         pass

@@ -74,8 +74,8 @@ def replace(layout: Layout, lease: Lease, path: str, data: bytes) -> None:
 
 
 def _read(path: str) -> Mapping[str, Any]:
-    with contextlib.suppress(OSError, ValueError), open(path, "rb") as stream:
-        value = codec.loads(stream.read())
+    with contextlib.suppress(OSError, ValueError):
+        value = codec.loads(fs.read_file(path))
         if isinstance(value, dict) and value.get("schema") == MEMO_SCHEMA:
             return value
     return {}

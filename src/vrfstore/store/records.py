@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from vrfstore import codec
+from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
 from vrfstore.model import Digest, EntryReference, EnvironmentKey
 from vrfstore.store.layout import Layout
@@ -31,7 +31,7 @@ class EnvironmentRecord:
         library: The name of its library directory, such as ``python3.11``.
         wheels: The entries it links to, in the order of their names.
         lock: The digest that names its lock in ``locks/``.
-        own: For each of its own paths that tell whether somebody changed it, ``inode:mtime:ctime``.
+        own: For each of its own paths that tell whether somebody changed it, its ``own_token``.
     """
 
     directory: str
@@ -45,12 +45,13 @@ class EnvironmentRecord:
 
 
 def own_token(path: str) -> str:
-    """Return ``inode:mtime:ctime`` of a path, links not followed.
+    """Return ``inode:size:mtime:ctime`` of a path, links not followed.
 
-    Without the device, which another boot may number anew: then every environment would look changed.
+    Without the device, which another boot may number anew: then every environment would look changed. With the
+    size, because a power cut may leave a file that is new and empty.
     """
     found = os.lstat(path)
-    return f"{found.st_ino}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+    return f"{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
 
 
 def record_to_json(record: EnvironmentRecord) -> bytes:
@@ -78,8 +79,7 @@ def read(layout: Layout, directory: str) -> EnvironmentRecord:
     """
     path = layout.record(directory)
     try:
-        with open(path, "rb") as stream:
-            value = codec.loads(stream.read())
+        value = codec.loads(_bytes(path))
         if value["schema"] != _SCHEMA:
             raise StoreDamagedError(
                 f"the record is of schema {value['schema']!r}, which this version does not know",
@@ -94,7 +94,7 @@ def read(layout: Layout, directory: str) -> EnvironmentRecord:
             library=value["library"],
             wheels=tuple(
                 EntryReference(digest=Digest(digest), name=name, version=version, directory=entry)
-                for digest, name, version, entry in value["wheels"]
+                for digest, name, version, entry in (map(_text, wheel) for wheel in value["wheels"])
             ),
             lock=value["lock"],
             own=value["own"],
@@ -107,6 +107,20 @@ def read(layout: Layout, directory: str) -> EnvironmentRecord:
         raise StoreDamagedError(
             f"the record cannot be read: {error}", kind="record-unreadable", path=path
         ) from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} stands where a name should")
+    return value
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        return fs.read_file(path)
+    except FileNotFoundError:
+        # Where the environment has been published since we looked, the second look finds the record.
+        return fs.read_file(path)
 
 
 def unchanged(layout: Layout, record: EnvironmentRecord) -> bool:

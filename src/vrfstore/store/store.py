@@ -152,10 +152,13 @@ class Store:
             return self.ingest_held(lease, path, filename, digest)
 
     def hold_entry(
-        self, digest: Digest, on_wait: Callable[[], None] | None = None
+        self,
+        digest: Digest,
+        on_wait: Callable[[], None] | None = None,
+        stopped: Callable[[], bool] | None = None,
     ) -> contextlib.AbstractContextManager[None]:
         """Hold the making of one entry, so that it is fetched and unpacked once. Never hold two at a time."""
-        return hold(self.layout.of("holds", shard("entry", digest)), on_wait=on_wait)
+        return hold(self.layout.of("holds", shard("entry", digest)), on_wait=on_wait, stopped=stopped)
 
     def ingest_held(self, lease: Lease, path: str, filename: str, digest: Digest) -> Added:
         """Do as ``ingest``; the caller has ``hold_entry``."""
@@ -227,13 +230,17 @@ class Store:
         """
         path = f"{self.layout.of('entries', directory)}/plan.json"
         try:
-            with open(path, "rb") as stream:
-                return plan_from_json(codec.loads(stream.read()))
+            try:
+                data = fs.read_file(path)
+            except FileNotFoundError:
+                # Where the entry has been published since we looked, the second look finds its plan.
+                data = fs.read_file(path)
+            return plan_from_json(codec.loads(data))
         except FileNotFoundError:
             if os.path.isdir(os.path.dirname(path)):
                 raise _damaged("the plan is missing", path) from None
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(f"the plan cannot be read: {error}", path) from error
 
     def manifest_hashes(self, directory: str) -> dict[str, str]:
@@ -247,8 +254,7 @@ class Store:
 
     def _manifest(self, path: str) -> dict[str, list[list[object]]]:
         try:
-            with open(path, "rb") as stream:
-                value: dict[str, list[list[object]]] = codec.loads(stream.read())
+            value: dict[str, list[list[object]]] = codec.loads(fs.read_file(path))
         except (OSError, ValueError) as error:
             raise _damaged(f"the manifest cannot be read: {error}", path) from error
         return value
@@ -318,7 +324,12 @@ def _published(path: str) -> list[str]:
 
 
 def _damaged(message: str, path: str) -> StoreDamagedError:
-    return StoreDamagedError(message, path=path, hint="remove the entry's directory, then link again")
+    directory = os.path.dirname(path)
+    return StoreDamagedError(
+        message,
+        path=path,
+        hint=f"remove it with: chmod -R u+w {directory} && rm -r {directory}; then link again",
+    )
 
 
 def _prepare(layout: Layout) -> None:
@@ -330,7 +341,9 @@ def _prepare(layout: Layout) -> None:
     if not os.path.lexists(layout.marker):
         os.makedirs(layout.root, exist_ok=True)
         strangers = [
-            name for name in os.listdir(layout.root) if not name.startswith(("store.json", ".store."))
+            name
+            for name in os.listdir(layout.root)
+            if not name.startswith(("store.json", ".store.", "lost+found"))
         ]
         # Another process may just be making this very store: then the marker came before the strangers.
         if strangers and not os.path.lexists(layout.marker):
@@ -362,8 +375,7 @@ def _prepare(layout: Layout) -> None:
 
 def _check_format(layout: Layout) -> None:
     try:
-        with open(layout.marker, "rb") as stream:
-            found = codec.loads(stream.read())["format"]
+        found = codec.loads(fs.read_file(layout.marker))["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             "store.json cannot be read",

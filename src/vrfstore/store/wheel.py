@@ -170,16 +170,24 @@ class CheckedWheel(WheelFile):
         self._check_data_directory(files)
 
     def _check_data_directory(self, files: set[str]) -> None:
-        """Refuse what lies in ``.data`` but in none of the directories that a wheel may have there."""
+        """Refuse what lies in ``.data`` but in none of the directories that a wheel may have there.
+
+        And what would become a second dist-info: a distribution that nobody has asked for.
+        """
         data = f"{self.data_dir}/"
         for name in sorted(files):
+            if name != self.data_dir and not name.startswith(data):
+                continue
             scheme, _, rest = name.removeprefix(data).partition("/")
-            if name == self.data_dir or (name.startswith(data) and (scheme not in SCHEME_NAMES or not rest)):
+            if scheme not in SCHEME_NAMES or not rest:
                 self.refuse(
                     f"member {name!r} is in no directory that .data may have",
                     kind="wheel-invalid",
                     member=name,
                 )
+            top = rest.partition("/")[0]
+            if top.endswith(".dist-info") and top != self.dist_info_dir:
+                self.refuse(f"member {name!r} is in a second dist-info", kind="wheel-invalid", member=name)
 
     def _check_entry_points(self) -> None:
         if "entry_points.txt" not in self.dist_info_filenames:
