@@ -19,7 +19,7 @@ def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     for name in list(os.environ):
         if name.startswith(("PIP_", "UV_", "VRFSTORE_", "XDG_")) and not (network and name == "PIP_CERT"):
             monkeypatch.delenv(name)
-    for name in ("PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "QUARTO_PYTHON", "NO_COLOR"):
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "VIRTUAL_ENV", "QUARTO_PYTHON", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "home"
     home.mkdir()

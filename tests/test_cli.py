@@ -177,7 +177,9 @@ def test_without_stderr_the_answer_is_the_same(requirements: str) -> None:
 
 def test_a_command_has_the_signals_that_it_expects(requirements: str) -> None:
     done = vrfstore("run", requirements, "--", "sh", "-c", "yes | head -1; grep SigIgn /proc/self/status")
-    assert done.stdout.split() == ["y", "SigIgn:", "0000000000000000"]
+    first, name, ignored = done.stdout.split()
+    assert (first, name) == ("y", "SigIgn:")
+    assert int(ignored, 16) & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1) == 0
     assert "Broken pipe" not in done.stderr
 
 

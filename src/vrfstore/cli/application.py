@@ -99,7 +99,10 @@ def run(arguments: Sequence[str]) -> int:
         # The one thing that click still ends by itself in this mode, with 1: EPIPE on stdout.
         return _broken_pipe()
     except OSError as error:
-        return render.error(_translate(error), as_json=as_json)
+        code = render.error(_translate(error), as_json=as_json)
+        if error.filename == render.STDOUT:
+            _drop_output()
+        return code
     except Exception as error:  # noqa: BLE001 - the last resort: a bug, which must not look like a command's 1
         if sys.stderr is not None:
             traceback.print_exc(file=sys.stderr)
@@ -114,10 +117,14 @@ def run(arguments: Sequence[str]) -> int:
 
 def _broken_pipe() -> int:
     """Whoever read our output has seen enough. End as SIGPIPE would have ended us."""
-    # What is still buffered would only fail again when Python flushes at exit.
+    _drop_output()
+    return 128 + signal.SIGPIPE
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere: it would fail again when Python flushes at exit, with exit code 120."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 128 + signal.SIGPIPE
 
 
 def _translate(error: OSError) -> VrfstoreError:

@@ -15,9 +15,24 @@ from vrfstore.errors import UsageError, VrfstoreError
 if TYPE_CHECKING:
     import click
 
-__all__ = ["SCHEMA_VERSION", "age", "count", "error", "plain", "print_json", "size", "table", "usage", "warn"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "STDOUT",
+    "age",
+    "count",
+    "error",
+    "plain",
+    "print_json",
+    "size",
+    "table",
+    "usage",
+    "warn",
+]
 
 SCHEMA_VERSION = 1
+
+STDOUT = "stdout"
+"""The ``filename`` of an ``OSError`` of ours about it."""
 
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 
@@ -35,12 +50,16 @@ def plain(text: str) -> None:
     """
     stream = sys.stdout
     if stream is None:  # the caller closed it before we began
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), STDOUT)
     try:
-        stream.write(f"{text}\n")
-    except UnicodeEncodeError:  # a path in bytes that the terminal's encoding has no characters for
-        stream.buffer.write(os.fsencode(f"{text}\n"))
-    stream.flush()
+        try:
+            stream.write(f"{text}\n")
+        except UnicodeEncodeError:  # a path in bytes that the terminal's encoding has no characters for
+            stream.buffer.write(os.fsencode(f"{text}\n"))
+        stream.flush()
+    except OSError as error:
+        error.filename = STDOUT
+        raise
 
 
 def count(number: int, singular: str, plural: str) -> str:
