@@ -179,6 +179,16 @@ def test_every_interpreter_from_3_9_up_gets_an_environment_that_works(
     assert run(result.python, "-c", code) == f"{result.environment} 3"
 
 
+def test_the_demonstration_shows_what_it_promises() -> None:
+    """The README's first command: cold, warm and hit, a report with a plot, and what is shared."""
+    root = REPORT.parents[2]
+    shown = run(sys.executable, str(REPORT.parent / "demo.py"))
+    for name, status in (("cold", "built"), ("overlap", "built"), ("warm", "linked"), ("hit", "hit")):
+        (line,) = (line for line in shown.splitlines() if line.startswith(f"{name} "))
+        assert f" {status} " in line
+    assert (root / ".demo/report/report.png").read_bytes().startswith(b"\x89PNG")
+
+
 SOCKETS = ("socket(", "connect(", "sendto(")
 
 
