@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -15,7 +15,13 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-class _Duration(click.ParamType[float]):
+if TYPE_CHECKING:
+    _Seconds = click.ParamType[float]
+else:
+    _Seconds = click.ParamType  # generic only since click 8.4
+
+
+class _Duration(_Seconds):
     """A length of time: a number and one of s, m, h, d, w; a bare number is days."""
 
     name = "duration"

@@ -162,19 +162,10 @@ class Store:
 
     def ingest_held(self, lease: Lease, path: str, filename: str, digest: Digest) -> Added:
         """Do as ``ingest``; the caller has ``hold_entry``."""
-        from packaging.utils import parse_wheel_filename  # noqa: PLC0415 - 20 ms only ingest pays
+        from vrfstore.store.ingest import stage  # noqa: PLC0415 - installer, packaging and zipfile: only ingest pays
+        from vrfstore.store.wheel import parse_filename  # noqa: PLC0415
 
-        from vrfstore.store.ingest import stage  # noqa: PLC0415 - installer and zipfile likewise
-
-        try:
-            name, version = (str(part) for part in parse_wheel_filename(filename)[:2])
-        except ValueError as error:
-            raise WheelError(
-                f"{filename!r} is not the file name of a wheel",
-                kind="wheel-filename",
-                path=filename,
-                hint="a wheel is called NAME-VERSION-PYTHON-ABI-PLATFORM.whl",
-            ) from error
+        name, version = (str(part) for part in parse_filename(filename)[:2])
         present = self.entry(digest, name, version)
         if present is not None:
             return Added(present, new=False)

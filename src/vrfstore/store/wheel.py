@@ -25,12 +25,13 @@ from installer.exceptions import InstallerError
 from installer.records import InvalidRecordEntry, parse_record_file
 from installer.sources import WheelContentElement, WheelFile, WheelSource
 from installer.utils import SCHEME_NAMES, parse_entrypoints, parse_metadata_file
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.tags import Tag
+from packaging.utils import InvalidWheelFilename, NormalizedName, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from vrfstore.errors import WheelError
 
-__all__ = ["CheckedWheel", "checked_wheel"]
+__all__ = ["CheckedWheel", "checked_wheel", "parse_filename"]
 
 _HASHES = {"sha256", "sha384", "sha512"}
 """What RECORD may use; the binary distribution format asks for sha256 or better."""
@@ -100,15 +101,7 @@ class CheckedWheel(WheelFile):
     def __init__(self, archive: zipfile.ZipFile, filename: str) -> None:
         # WheelFile takes the name from the archive's path, which is a temporary one here.
         self.filename = filename
-        try:
-            name, version, _, tags = parse_wheel_filename(filename)
-        except InvalidWheelFilename as error:
-            raise WheelError(
-                f"{filename!r} is not the file name of a wheel",
-                kind="wheel-filename",
-                path=filename,
-                hint="a wheel is called NAME-VERSION-PYTHON-ABI-PLATFORM.whl",
-            ) from error
+        name, version, tags = parse_filename(filename)
         raw_name, raw_version = filename.split("-")[:2]
         WheelSource.__init__(self, raw_name, raw_version)
         self._zipfile = archive
@@ -308,6 +301,24 @@ class _CheckedStream(io.RawIOBase):
             self._wheel.refuse(
                 f"{self._member!r} is not what RECORD says", kind="wheel-record-mismatch", member=self._member
             )
+
+
+def parse_filename(filename: str) -> tuple[NormalizedName, Version, frozenset[Tag]]:
+    """Return the normalised name, the version and the tags that the file name of a wheel says.
+
+    Raises:
+        WheelError: It is none (binary distribution format).
+    """
+    try:
+        name, version, _, tags = parse_wheel_filename(filename)
+    except InvalidWheelFilename as error:
+        raise WheelError(
+            f"{filename!r} is not the file name of a wheel",
+            kind="wheel-filename",
+            path=filename,
+            hint="a wheel is called NAME-VERSION-PYTHON-ABI-PLATFORM.whl",
+        ) from error
+    return name, version, tags
 
 
 def _is_size(text: str) -> bool:
