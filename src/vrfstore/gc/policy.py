@@ -9,7 +9,6 @@ The references are edges, derived by reading::
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -111,17 +110,19 @@ def decide(snapshot: Snapshot, policy: Policy, *, settled: bool = False) -> Coll
         else:
             dead.append(name)
     staying = {name: snapshot.environments[name] for name in reasons}
-    referrers = _referrers(staying)
+    referred = {entry for state in staying.values() for entry in state.entries or ()}
     unreadable = any(state.entries is None for state in staying.values())
-    entries = [
+
+    def unprotected(name: str, made: float) -> bool:
+        """Whether nothing but a reference could still keep what was made at that time."""
+        everything_stays = bool(snapshot.keep_all) or unreadable
+        return not everything_stays and name not in snapshot.kept and made + policy.grace < snapshot.began
+
+    entries = (
         name
         for name, published in snapshot.entries.items()
-        if not snapshot.keep_all
-        and not unreadable
-        and name not in referrers
-        and f"entries/{name}" not in snapshot.kept
-        and published + policy.grace < snapshot.began
-    ]
+        if name not in referred and unprotected(f"entries/{name}", published)
+    )
     locks_in_use = {state.lock for state in staying.values()}
     requests = [
         digest
@@ -138,11 +139,7 @@ def decide(snapshot: Snapshot, policy: Policy, *, settled: bool = False) -> Coll
             sorted(
                 digest
                 for digest, written in snapshot.locks.items()
-                if not snapshot.keep_all
-                and not unreadable
-                and digest not in locks_in_use
-                and f"locks/{digest}" not in snapshot.kept
-                and written + policy.grace < snapshot.began
+                if digest not in locks_in_use and unprotected(f"locks/{digest}", written)
             )
         ),
         reasons=reasons,
@@ -162,14 +159,6 @@ def _why_environment_stays(
     if unused <= policy.max_age:
         return (f"used {_age(unused)} ago",)
     return ()
-
-
-def _referrers(environments: Mapping[str, EnvironmentState]) -> Mapping[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for name, state in environments.items():
-        for entry in state.entries or ():
-            found[entry].append(name)
-    return found
 
 
 def _age(seconds: float) -> str:
