@@ -153,7 +153,7 @@ def test_the_short_way_finds_the_default_store(
 
 def test_a_store_of_another_format_is_no_hit(requirements: str, store: Store) -> None:
     run(["link", requirements])
-    Path(store.layout.marker).write_text('{"format":2,"id":"x"}')
+    Path(store.layout.marker).write_text('{"format":1,"id":"x"}')
     assert quick(["link", requirements]) is None
     assert run(["link", requirements]) == 21
 
@@ -348,7 +348,7 @@ def test_every_error_has_its_code_its_kind_and_one_clear_message(
 def test_a_bug_is_70_and_says_that_it_is_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vrfstore.store.store.Store.open", lambda _: 1 / 0)
+    monkeypatch.setattr("vrfstore.store.store.Store.open", lambda *_, **__: 1 / 0)
     assert run(["list", "--json"]) == 70
     out, err = capsys.readouterr()
     assert json.loads(out)["error"]["kind"] == "internal"
@@ -359,7 +359,7 @@ def test_a_bug_is_70_and_says_that_it_is_one(
 def test_what_the_system_refuses_has_a_code(
     number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(root: object) -> None:
+    def refuse(root: object, *, to_look: bool) -> None:
         raise OSError(number, os.strerror(number), "/somewhere")
 
     monkeypatch.setattr("vrfstore.store.store.Store.open", refuse)

@@ -28,8 +28,9 @@ from support.wheels import Member, Row, WheelSpec, build_wheel, wheel_bytes, whe
 from vrfstore.errors import WheelError
 from vrfstore.model import Digest, EntryPlan, EntryReference, Node
 from vrfstore.store.entry_plan import INSTALLED, link_target
-from vrfstore.store.ingest import stage
+from vrfstore.store.ingest import Job, stage
 from vrfstore.store.store import Store
+from vrfstore.store.zip_structure import Limits
 
 DEMO = WheelSpec(name="demo")
 MODULE = "demo/__init__.py"
@@ -52,6 +53,19 @@ class Hostile:
     kind: str
     member: str | None = None
     filename: str = FILENAME
+
+
+def job(wheel: Path, folder: str) -> Job:
+    """What to do to unpack a wheel into a folder."""
+    return Job(
+        path=str(wheel),
+        filename=wheel.name,
+        origin="",
+        size=wheel.stat().st_size,
+        reference=REFERENCE,
+        staging=f"{folder}/entry",
+        limits=Limits(),
+    )
 
 
 def with_file(name: str) -> bytes:
@@ -292,7 +306,7 @@ HOSTILE = [
     Hostile("empty", b"", "wheel-archive"),
     Hostile("not-a-zip", b"no zip at all" * 100, "wheel-archive"),
     Hostile("truncated", wheel_bytes(DEMO)[:-30], "wheel-archive"),
-    Hostile("headless", wheel_bytes(DEMO)[30:], "wheel-archive", MODULE),
+    Hostile("headless", wheel_bytes(DEMO)[30:], "wheel-archive"),
     Hostile("bad-crc", with_stored_module(b"honest = True", b"honest = 4444"), "wheel-archive", MODULE),
     Hostile("encrypted", with_bits(wheel_bytes(DEMO), (6, 8), 1), "wheel-archive", MODULE),
     *(
@@ -357,7 +371,7 @@ def test_a_wheel_damaged_anywhere_is_refused_or_whole(edits: list[tuple[float, i
         wheel = Path(folder, FILENAME)
         wheel.write_bytes(data)
         try:
-            stage(str(wheel), FILENAME, REFERENCE, f"{folder}/entry")
+            stage(job(wheel, folder))
         except WheelError:
             return
         module = Path(folder, "entry/site-packages", MODULE)
@@ -514,7 +528,11 @@ def test_a_manifest_is_what_is_on_disk(rich: Entry) -> None:
         mode = stat.S_IMODE(path.stat().st_mode)
         described[place] = [place, len(content), mode, hashlib.sha256(content).hexdigest()]
     assert rich.manifest["files"] == [described[place] for place in sorted(described)]
-    links = {path.name: os.readlink(path) for path in (rich.path / "links").iterdir() if path.is_symlink()}
+    links = {
+        f"links/{path.name}": os.readlink(path)
+        for path in (rich.path / "links").iterdir()
+        if path.is_symlink()
+    }
     assert rich.manifest["links"] == links
     assert links
 
@@ -559,7 +577,7 @@ def test_a_ready_made_link_leads_to_its_directory_from_where_environments_have_i
             os.link(rich.path / "links" / str(number), installed, follow_symlinks=False)
             assert os.path.realpath(installed) == str(rich.path / place)
             assert installed.is_dir()
-            numbers[str(number)] = link_target(rich.plan.reference.directory, scheme, path)
+            numbers[f"links/{number}"] = link_target(rich.plan.reference.directory, scheme, path)
     assert numbers == rich.manifest["links"]
 
 
@@ -702,7 +720,7 @@ def test_a_plan_reaches_every_file_exactly_once_folded_or_not(paths: list[str]) 
     spec = replace(DEMO, files=dict.fromkeys(chosen, "content"))
     with TemporaryDirectory() as folder:
         wheel = build_wheel(spec, Path(folder))
-        plan = stage(str(wheel), wheel.name, REFERENCE, f"{folder}/entry")
+        plan = stage(job(wheel, folder)).plan
         manifest = Entry(plan, Path(folder, "entry")).manifest
     files = {str(path) for path, *_ in manifest["files"] if str(path).startswith("site-packages/")}
     assert {f"site-packages/{path}" for path in chosen} <= files

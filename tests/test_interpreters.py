@@ -138,7 +138,7 @@ def test_a_cache_that_cannot_be_read_is_made_anew(store: Store, counted: Counted
 def answering(folder: Path, **changes: object) -> Path:
     """A program that answers a probe as an interpreter would that differs from the base in some fields."""
     fields = (
-        "real", "version", "implementation", "cache_tag", "abi_flags", "platform", "prefix", "virtual",
+        "real", "version", "implementation", "cache_tag", "abi_flags", "magic", "platform", "prefix", "virtual",
         "site_directories", "base",
     )  # fmt: skip
     answer = {name: getattr(base(), name) for name in fields} | {"executable": base().real} | changes

@@ -27,6 +27,7 @@ def interpreter(executable: str, prefix: str, *, virtual: bool = False) -> Inter
         implementation="cpython",
         cache_tag="cpython-311",
         abi_flags="",
+        magic="a70d0d0a",
         platform="linux-x86_64",
         prefix=prefix,
         virtual=virtual,

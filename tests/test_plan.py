@@ -23,6 +23,7 @@ INTERPRETER = Interpreter(
     implementation="cpython",
     cache_tag="cpython-311",
     abi_flags="",
+    magic="a70d0d0a",
     platform="linux-x86_64",
     prefix="/opt/python",
     virtual=False,

@@ -33,6 +33,7 @@ INTERPRETER = Interpreter(
     implementation="cpython",
     cache_tag="cpython-311",
     abi_flags="",
+    magic="a70d0d0a",
     platform="linux-x86_64",
     prefix=sys.prefix,
     virtual=False,

@@ -26,7 +26,7 @@ _TIMEOUT = 60.0
 # Runs inside the base, from Python 3.4 up, so that an unsuitable one can still say what it is. Everything that
 # `site` added to sys.path counts as a site directory; the standard library's own directories do not.
 _PROBE = r"""
-import json, os, platform, site, sys, sysconfig
+import importlib.util, json, os, platform, site, sys, sysconfig
 standard = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
 directories = [
     entry for entry in sys.path
@@ -51,6 +51,7 @@ print(json.dumps({
     "implementation": sys.implementation.name,
     "cache_tag": sys.implementation.cache_tag or "",
     "abi_flags": getattr(sys, "abiflags", ""),
+    "magic": "".join("%02x" % byte for byte in importlib.util.MAGIC_NUMBER),
     "platform": sysconfig.get_platform(),
     "prefix": sys.base_prefix,
     "virtual": sys.prefix != sys.base_prefix,

@@ -89,6 +89,7 @@ class Interpreter:
         implementation: ``cpython``.
         cache_tag: The name that pycs carry, such as ``cpython-313`` (PEP 3147).
         abi_flags: ``t`` for a free-threaded build, else mostly empty (PEP 3149).
+        magic: The magic number of its pycs, 8 hexadecimal digits.
         platform: As ``sysconfig.get_platform()``, such as ``linux-x86_64``.
         prefix: The root base's ``sys.base_prefix``.
         virtual: Whether ``executable`` is itself a venv's.
@@ -102,6 +103,7 @@ class Interpreter:
     implementation: str
     cache_tag: str
     abi_flags: str
+    magic: str
     platform: str
     prefix: str
     virtual: bool
@@ -232,6 +234,8 @@ class EntryPlan:
         record_links: How many of the first rows of the ready-made RECORD name directory links.
         record_ready: Whether that RECORD can be used as it is; not where a path in it depends on the
             interpreter, as those of headers do.
+        claimed: Where only an archive says that this is what the wheel unpacks to: a digest of all its files.
+            Such an entry serves nobody but who asks for this very claim.
     """
 
     reference: EntryReference
@@ -242,3 +246,9 @@ class EntryPlan:
     trees: dict[str, Tree]
     record_links: int
     record_ready: bool
+    claimed: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What an environment key covers of an entry: its digest, and the claim if it is only claimed."""
+        return f"{self.reference.digest}~{self.claimed}" if self.claimed else self.reference.digest

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from vrfstore.cli import render
-from vrfstore.cli.options import json_option, store_option
-from vrfstore.store.store import Store
+from vrfstore.cli.options import json_option, limit_options, store_option, sync_option
+from vrfstore.errors import VrfstoreError
+from vrfstore.store.store import Added, Store
 
 __all__ = ["command"]
 
@@ -14,34 +15,71 @@ __all__ = ["command"]
 @click.command(
     "add",
     epilog="""\b
-Example:
+Examples:
   pip download --no-deps --dest wheels six && vrfstore add wheels/*.whl
+  vrfstore add --max-unpacked 200M untrusted/*.whl
 """,
 )
 @click.argument("wheels", nargs=-1, required=True, metavar="WHEEL...")
+@limit_options
+@sync_option
 @store_option
 @json_option
-@click.pass_obj
-def command(default_store: str | None, wheels: tuple[str, ...], store: str | None, *, as_json: bool) -> None:
-    """Unpack wheel files into the store, each once.
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    wheels: tuple[str, ...],
+    store: str | None,
+    *,
+    durable: bool,
+    as_json: bool,
+    **limits: int | None,
+) -> None:
+    """Unpack wheel files into the store, each once and several at a time.
 
-    Prints the name of each entry. A wheel that is refused ends the command; those before it stay.
+    Prints the name of each entry. A wheel that is refused does not keep the others out; the exit code is that of
+    the first one.
     """
-    opened = Store.open(store or default_store)
-    entries: list[dict[str, object]] = []
-    for wheel in wheels:
-        added = opened.add(wheel)
-        reference = added.plan.reference
-        entries.append(
-            {
-                "name": reference.name,
-                "version": reference.version,
-                "digest": reference.digest,
-                "entry": reference.directory,
-                "new": added.new,
-            }
-        )
-        if not as_json:
-            render.plain(reference.directory + ("" if added.new else "  (was there)"))
+    from vrfstore.store.zip_structure import Limits  # noqa: PLC0415 - zipfile, which help does not need
+
+    given = {name.removeprefix("max_"): value for name, value in limits.items() if value is not None}
+    opened = Store.open(store or context.obj, durable=durable)
+    results = opened.add_all(wheels, Limits(**given))
+    added = [result for result in results if isinstance(result, Added)]
+    refused = [result for result in results if isinstance(result, VrfstoreError)]
+    for result in added:
+        for warning in result.warnings:
+            render.warn(f"{result.plan.reference.directory}: {warning}")
     if as_json:
-        render.print_json({"status": "done", "entries": entries})
+        _print_json(added, refused)
+    else:
+        for result in added:
+            render.plain(result.plan.reference.directory + ("" if result.new else "  (was there)"))
+    for error in refused:
+        render.error(error, as_json=False)
+    if refused:
+        context.exit(refused[0].exit_code)
+
+
+def _print_json(added: list[Added], refused: list[VrfstoreError]) -> None:
+    answer: dict[str, object] = {
+        "status": "error" if refused else "done",
+        "entries": list(map(_entry, added)),
+    }
+    if refused:
+        answer["error"] = render.error_fields(refused[0])
+        answer["errors"] = list(map(render.error_fields, refused))
+    render.print_json(answer)
+
+
+def _entry(result: Added) -> dict[str, object]:
+    reference = result.plan.reference
+    return {
+        "name": reference.name,
+        "version": reference.version,
+        "digest": reference.digest,
+        "entry": reference.directory,
+        "new": result.new,
+        "warnings": list(result.warnings),
+    }

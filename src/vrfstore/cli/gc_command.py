@@ -58,7 +58,7 @@ def command(
     An environment stays while a root pins it, a lease or a process uses it, or it was used within --max-age. An
     entry stays while an environment, a root or a lease refers to it. Leftovers of killed runs always go.
     """
-    opened = Store.open(store or default_store)
+    opened = Store.open(store or default_store, to_look=dry_run)
     policy = Policy(max_age=max_age, grace=min(_DAY, max_age) if grace is None else grace)
     report = preview(opened, policy) if dry_run else collect(opened, policy)
     for problem in report.problems:

@@ -33,7 +33,7 @@ def command(default_store: str | None, store: str | None, *, as_json: bool) -> N
 
     The size of an environment is that of the wheels it links to; environments share them.
     """
-    opened = Store.open(store or default_store)
+    opened = Store.open(store or default_store, to_look=True)
     entries: list[dict[str, Any]] = []
     sizes: dict[str, int] = {}
     for entry in _entries(opened):

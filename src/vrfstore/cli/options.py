@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-__all__ = ["DURATION", "json_option", "link_options", "store_option"]
+__all__ = [
+    "DURATION",
+    "SIZE",
+    "json_option",
+    "limit_options",
+    "link_options",
+    "store_option",
+    "sync_option",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
@@ -38,6 +46,32 @@ class _Duration(_Seconds):
 
 DURATION = _Duration()
 
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+if TYPE_CHECKING:
+    _Number = click.ParamType[int]
+else:
+    _Number = click.ParamType
+
+
+class _Size(_Number):
+    """A number of bytes, maybe with one of k, M, G, T (powers of 1000), or KiB, MiB, GiB, TiB."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)(ib|b)?", str(value).strip().lower())
+        if match is None or (match[3] == "ib" and not match[2]):
+            self.fail(f"{value!r} is not a size such as 500M or 4GiB.", param, ctx)
+        unit = 1024 ** "kmgt".index(match[2]) * 1024 if match[3] == "ib" else _BYTES[match[2]]
+        return int(float(match[1]) * unit)
+
+
+SIZE = _Size()
+
 
 def store_option(function: _Function) -> _Function:
     """Take ``--store`` after the command's name too."""
@@ -51,6 +85,41 @@ def json_option(function: _Function) -> _Function:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(
         function
     )
+
+
+def sync_option(function: _Function) -> _Function:
+    """Take ``--no-sync``."""
+    return click.option(
+        "--no-sync",
+        "durable",
+        is_flag=True,
+        flag_value=False,
+        default=True,
+        help="Do not wait until entries are on the disk: for stores that nobody would miss after a power cut.",
+    )(function)
+
+
+def limit_options(function: _Function) -> _Function:
+    """Take what is too much for one wheel."""
+    for decorate in (
+        click.option(
+            "--max-depth", type=click.IntRange(1), metavar="N", help="Refuse a wheel with deeper directories."
+        ),
+        click.option(
+            "--max-ratio",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Refuse a large wheel that unpacks to more than so many times its size.",
+        ),
+        click.option(
+            "--max-files", type=click.IntRange(1), metavar="N", help="Refuse a wheel with more files."
+        ),
+        click.option(
+            "--max-unpacked", type=SIZE, metavar="SIZE", help="Refuse a wheel that unpacks to more bytes."
+        ),
+    ):
+        function = decorate(function)
+    return function
 
 
 def link_options(function: _Function) -> _Function:

@@ -21,6 +21,7 @@ __all__ = [
     "age",
     "count",
     "error",
+    "error_fields",
     "plain",
     "print_json",
     "size",
@@ -78,19 +79,23 @@ def error(found: VrfstoreError, *, as_json: bool) -> int:
     lines += [f"  {name}: {value}" for name, value in (("hint", found.hint), ("log", found.log)) if value]
     _complain("\n".join(lines) + "\n")
     if as_json:
-        fields = {
-            "code": found.exit_code,
-            "kind": found.kind,
-            "message": found.message,
-            "path": found.path,
-            "line": found.line,
-            "member": getattr(found, "member", None),
-            "hint": found.hint,
-            "log": found.log,
-        }
         with contextlib.suppress(OSError):
-            print_json({"status": "error", "error": fields})
+            print_json({"status": "error", "error": error_fields(found)})
     return found.exit_code
+
+
+def error_fields(found: VrfstoreError) -> dict[str, object]:
+    """Return an error as an object of JSON."""
+    return {
+        "code": found.exit_code,
+        "kind": found.kind,
+        "message": found.message,
+        "path": found.path,
+        "line": found.line,
+        "member": getattr(found, "member", None),
+        "hint": found.hint,
+        "log": found.log,
+    }
 
 
 def usage(found: click.ClickException, *, as_json: bool) -> int:

@@ -47,7 +47,7 @@ def _add(default_store: str | None, name: str, target: str, store: str | None) -
 def _list(default_store: str | None, store: str | None, *, as_json: bool) -> None:
     """Show all pins."""
     found = []
-    for root in roots.read(Store.open(store or default_store)):
+    for root in roots.read(Store.open(store or default_store, to_look=True)):
         if isinstance(root, StoreDamagedError):
             render.warn(str(root))
         else:

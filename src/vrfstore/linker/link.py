@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from vrfstore import codec, fs
 from vrfstore.linker.plan import ENVIRONMENT_RECORD, EnvironmentPlan, plan_environment
 from vrfstore.linker.realise import realise
-from vrfstore.model import Digest, EntryPlan, EnvironmentKey, Interpreter
+from vrfstore.model import EntryPlan, EnvironmentKey, Interpreter
 from vrfstore.store import interpreters, records
 from vrfstore.store.layout import FORMAT, SITE_PACKAGES, STAGING_PREFIX, environment_directory
 from vrfstore.store.leases import Lease
@@ -18,9 +18,14 @@ from vrfstore.store.store import Store
 __all__ = ["environment_key", "link"]
 
 
-def environment_key(digests: Sequence[Digest], interpreter: Interpreter) -> EnvironmentKey:
-    """Return what names the environment of these wheels: equal sets give equal keys, whoever asked how."""
-    value = {"digests": sorted(digests), "format": FORMAT, "interpreter": interpreter.identity}
+def environment_key(identities: Sequence[str], interpreter: Interpreter) -> EnvironmentKey:
+    """Return what names the environment of these wheels: equal sets give equal keys, whoever asked how.
+
+    Args:
+        identities: ``EntryPlan.identity`` of each, in any order; for a wheel that is no mere claim, its digest.
+        interpreter: The base.
+    """
+    value = {"digests": sorted(identities), "format": FORMAT, "interpreter": interpreter.identity}
     return EnvironmentKey(codec.digest_of(value)[:32])
 
 

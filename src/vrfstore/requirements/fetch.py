@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from vrfstore import fs
 from vrfstore.errors import PackageIndexError, WheelError
@@ -22,6 +22,7 @@ from vrfstore.model import EntryPlan, Event, LockedWheel, Watcher
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
+from vrfstore.store.unpacking import Unpackers
 
 if TYPE_CHECKING:
     import urllib3
@@ -40,10 +41,12 @@ class Fetched:
     Attributes:
         plan: The entry.
         size: Bytes that were fetched; 0 where the entry was there.
+        warnings: What is odd about the wheel, in words.
     """
 
     plan: EntryPlan
     size: int
+    warnings: tuple[str, ...] = ()
 
 
 def fetch(
@@ -64,8 +67,11 @@ def fetch(
     """
     source = _Source(settings)
     watch(Event(kind="missing", total=len(wheels)))
-    with ThreadPoolExecutor(min(_WORKERS, max(len(wheels), 1)), thread_name_prefix="fetch") as pool:
-        futures = [pool.submit(_obtain, store, lease, wheel, source, watch) for wheel in wheels]
+    with (
+        Unpackers(lease) as unpackers,
+        ThreadPoolExecutor(min(_WORKERS, max(len(wheels), 1)), thread_name_prefix="fetch") as pool,
+    ):
+        futures = [pool.submit(_obtain, store, lease, wheel, source, unpackers, watch) for wheel in wheels]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             failed = next((future for future in done if future.exception() is not None), None)
@@ -80,7 +86,9 @@ def fetch(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _obtain(store: Store, lease: Lease, wheel: LockedWheel, source: _Source, watch: Watcher) -> Fetched:
+def _obtain(
+    store: Store, lease: Lease, wheel: LockedWheel, source: _Source, unpackers: Unpackers, watch: Watcher
+) -> Fetched:
     def waiting() -> None:
         watch(Event(kind="waiting", subject=f"another vrfstore that fetches {wheel.filename}"))
 
@@ -93,11 +101,19 @@ def _obtain(store: Store, lease: Lease, wheel: LockedWheel, source: _Source, wat
         try:
             size = os.path.getsize(temporary)
             watch(Event(kind="fetched", subject=wheel.filename, size=size))
-            added = store.ingest_held(lease, temporary, wheel.filename, wheel.digest)
+            added = store.ingest_held(
+                lease,
+                temporary,
+                wheel.filename,
+                wheel.digest,
+                # As a lock has it: what gives access is not written down.
+                origin=urlunsplit(urlsplit(wheel.url)._replace(query="")),
+                unpack=unpackers.stage,
+            )
         finally:
             fs.remove_file(temporary)
         watch(Event(kind="unpacked", subject=wheel.filename))
-        return Fetched(added.plan, size)
+        return Fetched(added.plan, size, added.warnings)
 
 
 def _receive(store: Store, lease: Lease, wheel: LockedWheel, source: _Source, watch: Watcher) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -203,11 +203,11 @@ class _Link:
                 # Before any of it is read.
                 stats |= {path: fs.stat_token(path) for path in pip.configuration_files(base)}
             lock, lock_digest, warnings = self._lock(session, base, refresh=refresh)
-            key = environment_key([wheel.digest for wheel in lock.wheels], base)
             digests = [wheel.digest for wheel in lock.wheels]
+            key = environment_key(digests, base)
             with leases.take(layout, environment=key, digests=digests, lock=lock_digest) as working:
                 locks.write(layout, working, lock)
-                plans, new, downloaded = self._entries(working, lock, base)
+                plans, fetched = self._entries(working, lock, base)
                 self.watch(Event(kind="linking", total=len(plans)))
                 with self.clock.step("link"):
                     record, made = link_environment(
@@ -216,7 +216,7 @@ class _Link:
                 if not warnings:  # which have to be said every time
                     self._remember(working, record, stats)
                 kept = leases.take(layout, environment=key) if lease else None
-        return self._result(record, new, downloaded, warnings, made=made, kept=kept)
+        return self._result(record, fetched, warnings, made=made, kept=kept)
 
     def _lock(self, session: Lease, base: Interpreter, *, refresh: bool) -> tuple[Lock, str, tuple[str, ...]]:
         """Return the lock of the request, its digest, and warnings."""
@@ -265,8 +265,8 @@ class _Link:
 
     def _entries(
         self, working: Lease, lock: Lock, base: Interpreter
-    ) -> tuple[list[EntryPlan], frozenset[Digest], int]:
-        """Return the plans of all wheels of a lock, which of them are new, and how many bytes were fetched."""
+    ) -> tuple[list[EntryPlan], list[fetch.Fetched]]:
+        """Return the plans of all wheels of a lock, and what had to be fetched."""
         self.store.await_entries((wheel.digest, wheel.name, wheel.version) for wheel in lock.wheels)
         present: list[EntryPlan] = []
         missing: list[LockedWheel] = []
@@ -277,11 +277,10 @@ class _Link:
             else:
                 present.append(plan)
         if not missing:
-            return present, frozenset(), 0
+            return present, []
         with self.clock.step("fetch"):
             fetched = fetch.fetch(self.store, working, missing, pip.settings(self.store, base), self.watch)
-        new = frozenset(item.plan.reference.digest for item in fetched if item.size)
-        return [*present, *(item.plan for item in fetched)], new, sum(item.size for item in fetched)
+        return [*present, *(item.plan for item in fetched)], fetched
 
     def _remember(self, working: Lease, record: EnvironmentRecord, stats: dict[str, str] | None) -> None:
         """Write the input memo, unless what decided has changed meanwhile: then the next call finds out anew."""
@@ -303,22 +302,28 @@ class _Link:
     def _result(
         self,
         record: EnvironmentRecord,
-        new: frozenset[Digest],
-        downloaded: int,
+        fetched: Sequence[fetch.Fetched],
         warnings: tuple[str, ...],
         *,
         made: bool,
         kept: Lease | None,
     ) -> LinkResult:
         environment = self.store.layout.of("environments", record.directory)
+        new = frozenset(item.plan.reference.digest for item in fetched if item.size)
+        # Said once, when they are unpacked: unlike those of the request they say nothing of the environment.
+        odd = (
+            f"{item.plan.reference.name} {item.plan.reference.version}: {warning}"
+            for item in fetched
+            for warning in item.warnings
+        )
         return LinkResult(
             status="built" if new else "linked" if made else "hit",
             python=f"{environment}/bin/python",
             environment=environment,
             lock=locks.lock_path(self.store.layout, record.lock),
             packages=tuple(_package(wheel, new) for wheel in record.wheels),
-            downloaded=downloaded,
-            warnings=warnings,
+            downloaded=sum(item.size for item in fetched),
+            warnings=(*warnings, *odd),
             timings=self.clock.finish(),
             lease=kept,
         )

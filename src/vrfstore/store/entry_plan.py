@@ -15,12 +15,12 @@ from typing import Any
 
 from vrfstore.model import Digest, EntryPlan, EntryReference, Node, Tree
 from vrfstore.store.layout import SITE_PACKAGES
+from vrfstore.store.manifest import StoredFile
 
 __all__ = [
     "DATA",
     "HEADERS",
     "SCRIPTS",
-    "StoredFile",
     "directory_tree",
     "link_target",
     "plan_from_json",
@@ -56,24 +56,7 @@ SHARED_DATA = frozenset(
 _OPAQUE_ABOVE = 64
 """A directory without any module and with more files than this is never listed in a plan."""
 
-_PLAN_SCHEMA = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredFile:
-    """One regular file of an entry.
-
-    Attributes:
-        path: Relative to the entry, such as ``site-packages/six.py``.
-        size: Bytes.
-        mode: 0o444 or 0o555.
-        sha256: 64 hexadecimal digits.
-    """
-
-    path: str
-    size: int
-    mode: int
-    sha256: str
+_PLAN_SCHEMA = 2
 
 
 @dataclass(slots=True)
@@ -321,6 +304,7 @@ def plan_to_json(plan: EntryPlan) -> dict[str, object]:
         "trees": plan.trees,
         "record_links": plan.record_links,
         "record_ready": plan.record_ready,
+        "claimed": plan.claimed,
     }
 
 
@@ -347,4 +331,5 @@ def plan_from_json(value: Mapping[str, Any]) -> EntryPlan:
         trees=value["trees"],
         record_links=value["record_links"],
         record_ready=value["record_ready"],
+        claimed=value["claimed"],
     )

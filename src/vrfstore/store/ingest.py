@@ -1,10 +1,10 @@
 """Unpacking one wheel into a staged entry, through installer.
 
-``installer.install`` drives; ``CheckedWheel`` is its source and ``_EntryDestination`` its destination::
+``installer.install`` drives; ``CheckedWheel`` is its source and ``EntryWriter`` its destination::
 
-    wheel ──CheckedWheel──▶ installer.install ──_EntryDestination──▶ entries/.new-<lease>.<random>/
-                                                                      │ manifest.json, plan.json, links/
-                                                                      ▼ sealed, synced, renamed by the store
+    wheel ──CheckedWheel──▶ installer.install ──EntryWriter──▶ entries/.new-<lease>.<random>/
+                                                                │ links/, plan.json, manifest.json
+                                                                ▼ sealed, synced, renamed by the store
 
 Nothing here publishes, and nothing outside the staged directory is touched.
 """
@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, BinaryIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from installer import install
 from installer.destinations import WheelDestination
@@ -22,16 +23,19 @@ from installer.records import Hash, RecordEntry
 from installer.utils import Scheme
 
 from vrfstore import codec, fs
+from vrfstore.errors import WheelError
 from vrfstore.model import EntryPlan, EntryReference
 from vrfstore.store import entry_plan, scripts
-from vrfstore.store.entry_plan import DATA, HEADERS, SCRIPTS, StoredFile
-from vrfstore.store.layout import SITE_PACKAGES
-from vrfstore.store.wheel import CheckedWheel, checked_wheel
+from vrfstore.store.entry_plan import DATA, HEADERS, SCRIPTS
+from vrfstore.store.layout import BYTECODE, SITE_PACKAGES
+from vrfstore.store.manifest import Manifest, StoredFile, bytecode_directories
+from vrfstore.store.wheel import CheckedStream, checked_wheel
+from vrfstore.store.zip_structure import Limits
 
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection
 
-__all__ = ["stage"]
+__all__ = ["EntryWriter", "Job", "Staged", "WheelFacts", "stage"]
 
 _SCHEME_DIRECTORIES = {
     "purelib": SITE_PACKAGES,
@@ -49,36 +53,104 @@ _NAMESPACE_LIMIT = 4096
 """Bytes. An ``__init__.py`` that only declares a pkgutil namespace is a few lines."""
 
 INSTALLER = b"vrfstore\n"
-_MANIFEST_SCHEMA = 1
 
 
-def stage(wheel_path: str, filename: str, reference: EntryReference, staging: str) -> EntryPlan:
-    """Unpack a wheel into the new directory ``staging``, complete and sealed but for its own top.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A wheel to unpack.
 
-    Args:
-        wheel_path: Where the wheel is.
+    Attributes:
+        path: Where the wheel is, a file that nobody else changes.
         filename: Its file name.
+        origin: Where it came from, for the manifest.
+        size: Bytes of the wheel.
         reference: What the entry is going to be called. Its digest is what the caller has computed; its
             directory is where the ready-made links lead.
         staging: The path to unpack to; its parent is ``entries/``.
+        limits: What is too much.
+    """
+
+    path: str
+    filename: str
+    origin: str
+    size: int
+    reference: EntryReference
+    staging: str
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A wheel that has been unpacked: its plan, and what its owner should be told, in words."""
+
+    plan: EntryPlan
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WheelFacts:
+    """What an entry's plan says of its wheel, beside its files.
+
+    Attributes:
+        filename: The wheel's file name.
+        dist_info: The name of its dist-info directory.
+        tags: Its tags, sorted.
+        requires_python: From METADATA.
+        record: Its RECORD, where that does not come as one of the files.
+    """
+
+    filename: str
+    dist_info: str
+    tags: tuple[str, ...]
+    requires_python: str | None
+    record: bytes | None = None
+
+
+def stage(job: Job) -> Staged:
+    """Unpack a wheel into a new directory, complete and sealed but for its own top.
 
     Raises:
         WheelError: The wheel is not acceptable. What was staged is left to the caller to remove.
     """
-    with checked_wheel(wheel_path, filename) as wheel:
-        fs.make_directory(staging, 0o755)
-        destination = _EntryDestination(staging, wheel, reference)
-        install(wheel, destination, {})
-        return destination.finish()
+    with checked_wheel(job.path, job.filename, job.limits) as wheel:
+        facts = WheelFacts(
+            filename=wheel.filename,
+            dist_info=wheel.dist_info_dir,
+            tags=wheel.tags,
+            requires_python=wheel.requires_python,
+            record=wheel.read_dist_info("RECORD").encode(),
+        )
+        fs.make_directory(job.staging, 0o755)
+        writer = EntryWriter(job.staging, facts, job.reference, origin=job.origin)
+        install(wheel, writer, {})
+        return Staged(writer.finish(), wheel.warnings)
 
 
-class _EntryDestination(WheelDestination):
-    """Writes a wheel by scheme, and prepares what environments will link to."""
+class EntryWriter(WheelDestination):
+    """Writes a wheel by scheme into a staged directory that is there, and prepares what environments link to.
 
-    def __init__(self, staging: str, wheel: CheckedWheel, reference: EntryReference) -> None:
+    Args:
+        staging: The directory.
+        facts: What is known of the wheel.
+        reference: What the entry is going to be called.
+        origin: Where the wheel came from; see ``Manifest``.
+        claimed: See ``EntryPlan``.
+    """
+
+    def __init__(
+        self,
+        staging: str,
+        facts: WheelFacts,
+        reference: EntryReference,
+        *,
+        origin: str = "",
+        claimed: str = "",
+    ) -> None:
         self._staging = staging
-        self._wheel = wheel
+        self._facts = facts
         self._reference = reference
+        self._origin = origin
+        self._claimed = claimed
         self._files: dict[str, StoredFile] = {}
         self._directories: set[str] = {""}
         self._namespaces: set[str] = set()
@@ -99,9 +171,7 @@ class _EntryDestination(WheelDestination):
         """Write one file of the wheel."""
         place = self._place(scheme, os.fspath(path))
         if place in self._files:
-            self._wheel.refuse(
-                f"two members would become {place!r}", kind="wheel-member-duplicate", member=place
-            )
+            self._refuse(place)
         keep = _NAMESPACE_LIMIT if place.endswith("/__init__.py") else 8 if scheme == "scripts" else 0
         mode = _PROGRAM if is_executable or scheme == "scripts" else _FILE
         stored, head = self._write(place, stream, mode, keep)
@@ -117,14 +187,12 @@ class _EntryDestination(WheelDestination):
     ) -> None:
         """Keep the wheel's own RECORD as it is; ``finish`` prepares the one for environments."""
         del scheme, records
-        self._write_bytes(
-            f"{SITE_PACKAGES}/{record_file_path}", self._wheel.read_dist_info("RECORD").encode()
-        )
+        self._write_bytes(f"{SITE_PACKAGES}/{record_file_path}", self._facts.record or b"")
 
     def finish(self) -> EntryPlan:
         """Write links, RECORD, manifest and plan, and seal all but the top directory."""
         reference = self._reference
-        dist_info = self._wheel.dist_info_dir
+        dist_info = self._facts.dist_info
         record = f"{dist_info}/RECORD"
         self._ready[f"{SITE_PACKAGES}/{record}"] = "links/RECORD"
         self._ready[f"{SITE_PACKAGES}/{dist_info}/INSTALLER"] = "links/INSTALLER"
@@ -139,22 +207,34 @@ class _EntryDestination(WheelDestination):
             self._files.values(), trees, ready=self._ready, record=record
         )
         self._write_bytes("links/RECORD", data)
-        targets = dict(entry_plan.ready_links(reference.directory, links))
-        for name, target in targets.items():
-            fs.symlink(target, f"{self._staging}/links/{name}")
+        targets = {
+            f"links/{name}": target for name, target in entry_plan.ready_links(reference.directory, links)
+        }
+        for path, target in targets.items():
+            fs.symlink(target, f"{self._staging}/{path}")
         plan = EntryPlan(
             reference=reference,
             dist_info=dist_info,
-            tags=self._wheel.tags,
-            requires_python=self._wheel.requires_python,
+            tags=self._facts.tags,
+            requires_python=self._facts.requires_python,
             unpacked=sum(file.size for file in self._files.values()),
             trees=trees,
             record_links=record_links,
             record_ready=HEADERS not in trees,
+            claimed=self._claimed,
         )
         self._write_bytes("plan.json", codec.dumps(entry_plan.plan_to_json(plan)))
-        manifest = codec.dumps(self._manifest(targets))
-        fs.write_file(f"{self._staging}/manifest.json", manifest, mode=_FILE)
+        manifest = Manifest(
+            reference=reference,
+            filename=self._facts.filename,
+            origin=self._origin,
+            files=tuple(sorted(self._files.values(), key=lambda file: file.path)),
+            links=targets,
+        )
+        fs.write_file(f"{self._staging}/manifest.json", codec.dumps(manifest.to_json()), mode=_FILE)
+        for directory in (BYTECODE, *sorted(bytecode_directories(self._files))):
+            fs.make_directory(f"{self._staging}/{directory}")
+            self._directories.add(directory)
         for directory in sorted(self._directories - {""}, reverse=True):
             fs.change_mode(f"{self._staging}/{directory}", _SEALED)
         return plan
@@ -171,19 +251,6 @@ class _EntryDestination(WheelDestination):
             scheme, _, path = place.partition("/")
             paths.setdefault(scheme, []).append(path)
         return paths
-
-    def _manifest(self, links: dict[str, str]) -> dict[str, object]:
-        reference = self._reference
-        files = sorted(self._files.values(), key=lambda file: file.path)
-        return {
-            "schema": _MANIFEST_SCHEMA,
-            "digest": reference.digest,
-            "name": reference.name,
-            "version": reference.version,
-            "filename": self._wheel.filename,
-            "files": [[file.path, file.size, file.mode, file.sha256] for file in files],
-            "links": links,
-        }
 
     def _prepare_script(self, name: str, data: bytes) -> RecordEntry:
         place = f"{SCRIPTS}/{name}"
@@ -204,26 +271,36 @@ class _EntryDestination(WheelDestination):
     def _write(self, place: str, stream: BinaryIO, mode: int, keep: int) -> tuple[StoredFile, bytes]:
         """Write a stream, and return what it was with up to ``keep`` of its first bytes."""
         self._make_parents(place)
+        # A wheel's own stream has usually computed the same already, to compare it with RECORD.
+        checked = isinstance(stream, CheckedStream) and stream.algorithm == "sha256"
         sha256 = hashlib.sha256()
         head = b""
         with fs.NewFile(f"{self._staging}/{place}", mode=mode) as file:
             while data := stream.read(_CHUNK):
-                sha256.update(data)
+                if not checked:
+                    sha256.update(data)
                 file.write(data)
                 if len(head) < keep:
                     head += data[: keep - len(head)]
             size = file.size
-        stored = StoredFile(path=place, size=size, mode=mode, sha256=sha256.hexdigest())
+        digest = stream.hexdigest() if isinstance(stream, CheckedStream) and checked else sha256.hexdigest()
+        stored = StoredFile(path=place, size=size, mode=mode, sha256=digest)
         self._files[place] = stored
         return stored, head
+
+    def _refuse(self, place: str) -> NoReturn:
+        raise WheelError(
+            f"two members would become {place!r}",
+            kind="wheel-member-duplicate",
+            path=self._facts.filename,
+            member=place,
+        )
 
     def _make_parents(self, place: str) -> None:
         """Make the directories above a new file, which no other file of the wheel may stand in the way of."""
         if place in self._files or place in self._directories:
             # By different schemes: `.data/purelib/x` and `x` become the same file.
-            self._wheel.refuse(
-                f"two members would become {place!r}", kind="wheel-member-duplicate", member=place
-            )
+            self._refuse(place)
         parent = place.rpartition("/")[0]
         if parent in self._directories:
             return

@@ -17,7 +17,7 @@ from vrfstore.store.memos import replace
 
 __all__ = ["deciding_paths", "known", "ready_links"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 _TICK = 0.02
 """Seconds. Files are stamped with the time of the kernel's last tick, which is a little behind."""

@@ -7,6 +7,7 @@
       entries/<short>-<name>-<ver>/   an unpacked wheel, sealed
           site-packages/ data/ scripts/ headers/     the wheel, by scheme
           links/                                     ready-made inodes that environments hard-link
+          bytecode/<cache tag>.json                  what has been compiled; the pycs are in __pycache__
           manifest.json                              everything that verify needs
           plan.json                                  the little that linking needs
       environments/<key>[.generation]/               a symlink farm; vrfstore.json inside is its record
@@ -19,7 +20,8 @@
       holds/                          files that are only ever locked, never removed
       gc/                             run (hold), condemned, spare
       tmp/<id>.<random>               files on their way to a name
-      logs/                           the resolver's own words
+      logs/                           the resolver's own words, the compiler's
+      repairs/<entry>.json            what a repair has yet to do
 
 In ``entries/`` and ``environments/`` a name that begins with a dot is not published: ``.new-<id>.<random>``
 is being made by the holder of lease ``<id>``, ``.dead-<random>`` is being removed.
@@ -28,6 +30,7 @@ is being made by the holder of lease ``<id>``, ``.dead-<random>`` is being remov
 from __future__ import annotations
 
 __all__ = [
+    "BYTECODE",
     "DEAD_PREFIX",
     "DIGEST_LENGTHS",
     "FORMAT",
@@ -39,7 +42,7 @@ __all__ = [
     "environment_directory",
 ]
 
-FORMAT = 1
+FORMAT = 2
 """The version of everything in this module's picture. Another one is refused."""
 
 MEMO_SCHEMA = 1
@@ -47,6 +50,9 @@ MEMO_SCHEMA = 1
 
 SITE_PACKAGES = "site-packages"
 """Purelib and platlib of an entry. Tools look for this name in a path to tell third-party code."""
+
+BYTECODE = "bytecode"
+"""The directory of an entry that has the records of its bytecode."""
 
 STAGING_PREFIX = ".new-"
 DEAD_PREFIX = ".dead-"
@@ -58,7 +64,7 @@ _NAME_LIMIT = 100
 
 SUBDIRECTORIES = (
     "entries", "environments", "inputs", "requests", "locks", "interpreters", "roots", "leases", "holds",
-    "gc", "tmp", "logs",
+    "gc", "tmp", "logs", "repairs",
 )  # fmt: skip
 
 

@@ -7,14 +7,15 @@ import errno
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
 
 from vrfstore import codec, fs
-from vrfstore.errors import StoreDamagedError, StoreError, WheelError
+from vrfstore.errors import StoreDamagedError, StoreError, VrfstoreError, WheelError
 from vrfstore.model import Digest, EntryPlan, EntryReference
 from vrfstore.store import condemned, leases, records
+from vrfstore.store.durability import GroupSync
 from vrfstore.store.entry_plan import plan_from_json
 from vrfstore.store.holds import hold, shard
 from vrfstore.store.layout import (
@@ -28,6 +29,11 @@ from vrfstore.store.layout import (
     environment_directory,
 )
 from vrfstore.store.leases import Lease
+from vrfstore.store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from vrfstore.store.ingest import Job, Staged
+    from vrfstore.store.zip_structure import Limits
 
 __all__ = ["Added", "Store", "default_root"]
 
@@ -51,17 +57,26 @@ class Added:
     Attributes:
         plan: The entry.
         new: Whether it was unpacked now, or there already.
+        warnings: What is odd about the wheel, in words; empty where it was there already.
     """
 
     plan: EntryPlan
     new: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A store that has been opened. Make one with ``Store.open``; it needs no closing."""
+    """A store that has been opened. Make one with ``Store.open``; it needs no closing.
+
+    Attributes:
+        layout: Where everything is.
+        durable: Whether entries are brought onto the disk before they are published.
+    """
 
     layout: Layout
+    durable: bool = True
+    _group: GroupSync = field(default_factory=GroupSync, repr=False, compare=False)
 
     @property
     def root(self) -> str:
@@ -69,11 +84,20 @@ class Store:
         return self.layout.root
 
     @classmethod
-    def open(cls, root: str | os.PathLike[str] | None = None) -> Store:
+    def open(
+        cls,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        durable: bool = True,
+        to_look: bool = False,
+    ) -> Store:
         """Open the store at ``root``, and make it where there is none yet.
 
         Args:
             root: Its directory; by default ``$VRFSTORE_HOME``, else the user's data directory.
+            durable: Bring entries onto the disk before they are published; without, a power cut may leave
+                damaged ones.
+            to_look: Nothing will be changed, so that a store that may only be read, or is another user's, will do.
 
         Raises:
             StoreError: It cannot be made, read or written, is of an unknown format, or the directory is
@@ -81,7 +105,7 @@ class Store:
         """
         layout = Layout(os.path.abspath(os.fspath(root)) if root is not None else default_root())
         try:
-            _prepare(layout)
+            _prepare(layout, to_look=to_look)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE}:
                 raise
@@ -91,7 +115,7 @@ class Store:
                 path=layout.root,
                 hint="choose a directory that you may write with --store or VRFSTORE_HOME",
             ) from error
-        return cls(layout)
+        return cls(layout, durable)
 
     def session(self) -> Lease:
         """Take a lease that protects nothing but what its holder stages; use it in a ``with`` statement."""
@@ -101,29 +125,89 @@ class Store:
         self,
         wheel: str | os.PathLike[str],
         expected_digest: Digest | None = None,
+        limits: Limits | None = None,
     ) -> Added:
         """Unpack a wheel file into its entry, unless it is there.
 
         The file is copied while its digest is computed, so that it cannot change between that and unpacking.
 
+        Args:
+            wheel: The file.
+            expected_digest: What its SHA-256 has to be.
+            limits: What is too much; by default what ``Limits`` says.
+
         Raises:
             WheelError: It cannot be read, is not acceptable, or not the one expected. Nothing is left behind.
             OSError: The store cannot be written.
         """
-        source = os.fspath(wheel)
         with self.session() as lease:
-            with _open_wheel(source) as stream:
-                temporary, digest = self.receive(lease, iter(lambda: stream.read(_CHUNK), b""))
+            return self._add(lease, os.fspath(wheel), expected_digest, limits)
+
+    def add_all(
+        self, wheels: Sequence[str | os.PathLike[str]], limits: Limits | None = None
+    ) -> list[Added | VrfstoreError]:
+        """Unpack many wheel files, in parallel and the largest first.
+
+        Returns:
+            What became of each, in the order given: a refused wheel does not keep the others out.
+
+        Raises:
+            OSError: The store cannot be written.
+        """
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - for many wheels only
+
+        from vrfstore.store.unpacking import Unpackers  # noqa: PLC0415
+
+        def add(number: int) -> Added | VrfstoreError:
             try:
-                if expected_digest is not None and digest != expected_digest:
-                    raise WheelError(
-                        f"the file has SHA-256 {digest}, expected was {expected_digest}",
-                        kind="hash-mismatch",
-                        path=source,
-                    )
-                return self.ingest(lease, temporary, os.path.basename(source), digest)
-            finally:
-                fs.remove_file(temporary)
+                return self._add(lease, os.fspath(wheels[number]), None, limits, unpackers.stage)
+            except VrfstoreError as error:
+                return error
+
+        def size(number: int) -> int:
+            with contextlib.suppress(OSError):
+                return os.path.getsize(wheels[number])
+            return 0
+
+        workers = len(os.sched_getaffinity(0)) + 1  # one reads while the others unpack
+        with (
+            self.session() as lease,
+            Unpackers(lease) as unpackers,
+            ThreadPoolExecutor(workers, thread_name_prefix="add") as pool,
+        ):
+            order = sorted(range(len(wheels)), key=size, reverse=True)
+            done = dict(zip(order, pool.map(add, order), strict=True))
+        return [done[number] for number in range(len(wheels))]
+
+    def _add(
+        self,
+        lease: Lease,
+        source: str,
+        expected_digest: Digest | None,
+        limits: Limits | None,
+        unpack: Callable[[Job], Staged] | None = None,
+    ) -> Added:
+        with _open_wheel(source) as stream:
+            temporary, digest = self.receive(lease, _chunks(stream, source))
+        try:
+            if expected_digest is not None and digest != expected_digest:
+                raise WheelError(
+                    f"the file has SHA-256 {digest}, expected was {expected_digest}",
+                    kind="hash-mismatch",
+                    path=source,
+                )
+            with self.hold_entry(digest):
+                return self.ingest_held(
+                    lease,
+                    temporary,
+                    os.path.basename(source),
+                    digest,
+                    origin=os.path.abspath(source),
+                    limits=limits,
+                    unpack=unpack,
+                )
+        finally:
+            fs.remove_file(temporary)
 
     def receive(self, lease: Lease, chunks: Iterable[bytes]) -> tuple[str, Digest]:
         """Write bytes to a file in tmp/ as they come; return its path and its SHA-256.
@@ -142,15 +226,6 @@ class Store:
             raise
         return temporary, Digest(sha256.hexdigest())
 
-    def ingest(self, lease: Lease, path: str, filename: str, digest: Digest) -> Added:
-        """Unpack the private file at ``path``, known to have this digest, unless its entry is there.
-
-        Raises:
-            WheelError: The wheel is not acceptable. Nothing is left behind.
-        """
-        with self.hold_entry(digest):
-            return self.ingest_held(lease, path, filename, digest)
-
     def hold_entry(
         self,
         digest: Digest,
@@ -160,31 +235,106 @@ class Store:
         """Hold the making of one entry, so that it is fetched and unpacked once. Never hold two at a time."""
         return hold(self.layout.of("holds", shard("entry", digest)), on_wait=on_wait, stopped=stopped)
 
-    def ingest_held(self, lease: Lease, path: str, filename: str, digest: Digest) -> Added:
-        """Do as ``ingest``; the caller has ``hold_entry``."""
-        from vrfstore.store.ingest import stage  # noqa: PLC0415 - installer, packaging and zipfile: only ingest pays
-        from vrfstore.store.wheel import parse_filename  # noqa: PLC0415
+    def ingest_held(
+        self,
+        lease: Lease,
+        path: str,
+        filename: str,
+        digest: Digest,
+        *,
+        origin: str = "",
+        limits: Limits | None = None,
+        unpack: Callable[[Job], Staged] | None = None,
+    ) -> Added:
+        """Unpack the private file at ``path``, known to have this digest, unless its entry is there.
+
+        Args:
+            lease: Names what is on its way.
+            path: The wheel; nobody else changes it.
+            filename: Its file name.
+            digest: Its SHA-256; the caller has ``hold_entry`` for it.
+            origin: Where it came from; see ``Manifest``.
+            limits: What is too much; by default what ``Limits`` says.
+            unpack: What stages the wheel; by default ``ingest.stage``, here and now.
+
+        Raises:
+            WheelError: The wheel is not acceptable. Nothing is left behind.
+        """
+        from vrfstore.store.wheel import parse_filename  # noqa: PLC0415 - installer, packaging, zipfile
 
         name, version = (str(part) for part in parse_filename(filename)[:2])
         present = self.entry(digest, name, version)
         if present is not None:
             return Added(present, new=False)
-        directory = next(
+        directory = self.free_directory(digest, name, version)
+        reference = EntryReference(digest=digest, name=name, version=version, directory=directory)
+        staging, staged = self.stage(
+            lease, path, filename, reference, origin=origin, limits=limits, unpack=unpack
+        )
+        self.publish(staging, directory)
+        return Added(staged.plan, new=True, warnings=staged.warnings)
+
+    def stage(
+        self,
+        lease: Lease,
+        path: str,
+        filename: str,
+        reference: EntryReference,
+        *,
+        origin: str = "",
+        limits: Limits | None = None,
+        unpack: Callable[[Job], Staged] | None = None,
+    ) -> tuple[str, Staged]:
+        """Unpack a wheel beside its place; return the path of what was staged, and what it is.
+
+        Raises:
+            WheelError: The wheel is not acceptable. Nothing is left behind.
+        """
+        from vrfstore.store.ingest import Job, stage  # noqa: PLC0415 - installer, packaging, zipfile
+        from vrfstore.store.zip_structure import Limits  # noqa: PLC0415
+
+        staging = self.new_staging(lease)
+        job = Job(
+            path=path,
+            filename=filename,
+            origin=origin,
+            size=os.path.getsize(path),
+            reference=reference,
+            staging=staging,
+            limits=limits or Limits(),
+        )
+        try:
+            return staging, (unpack or stage)(job)
+        except BaseException:
+            fs.remove_tree(staging)
+            raise
+
+    def new_staging(self, lease: Lease) -> str:
+        """Return a path beside the entries for what is being made under a lease; nothing is there yet."""
+        return self.layout.of("entries", f"{STAGING_PREFIX}{lease.id}.{fs.unique_name()}")
+
+    def free_directory(self, digest: Digest, name: str, version: str) -> str:
+        """Return the directory name that a new entry gets; the caller has ``hold_entry``."""
+        return next(
             candidate
             for candidate in _candidates(digest, name, version)
             if not os.path.lexists(self.layout.of("entries", candidate))
         )
-        staging = self.layout.of("entries", f"{STAGING_PREFIX}{lease.id}.{fs.unique_name()}")
-        reference = EntryReference(digest=digest, name=name, version=version, directory=directory)
+
+    def publish(self, staging: str, directory: str) -> None:
+        """Give a staged entry its name, once it is on the disk; where that fails, it is removed."""
         try:
-            plan = stage(path, filename, reference, staging)
-            fs.sync_filesystem(self.layout.of("entries"))
-            fs.change_mode(staging, 0o555)
+            self.settle(staging)
             fs.rename(staging, self.layout.of("entries", directory))
         except BaseException:
             fs.remove_tree(staging)
             raise
-        return Added(plan, new=True)
+
+    def settle(self, staging: str) -> None:
+        """Bring a staged entry onto the disk, and seal its top directory."""
+        if self.durable:
+            self._group.sync(self.layout.of("entries"))
+        fs.change_mode(staging, 0o555)
 
     def await_entries(self, wheels: Iterable[tuple[Digest, str, str]]) -> None:
         """Return when none of these entries (digest, name, version) is condemned; the caller has leased them.
@@ -197,8 +347,14 @@ class Store:
         names = {f"entries/{candidate}" for wheel in wheels for candidate in _candidates(*wheel)}
         condemned.wait_until_clear(self.layout, names)
 
-    def entry(self, digest: Digest, name: str, version: str) -> EntryPlan | None:
+    def entry(self, digest: Digest, name: str, version: str, claimed: str = "") -> EntryPlan | None:
         """Return the plan of an entry, if that is in the store.
+
+        Args:
+            digest: The wheel's.
+            name: Its normalised name.
+            version: Its version.
+            claimed: Of an entry that came with an archive and without its wheel; see ``EntryPlan``.
 
         Raises:
             StoreDamagedError: It is there, but its plan cannot be read.
@@ -207,8 +363,9 @@ class Store:
             try:
                 plan = self.plan(directory)
             except FileNotFoundError:
-                return None
-            if plan.reference.digest == digest:
+                # A longer name is only there where the shorter one was, when it was made.
+                continue
+            if plan.reference.digest == digest and plan.claimed == claimed:
                 return plan
         return None
 
@@ -234,21 +391,25 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(f"the plan cannot be read: {error}", path) from error
 
+    def manifest(self, directory: str) -> Manifest:
+        """Return the manifest of an entry.
+
+        Raises:
+            StoreDamagedError: It is missing or cannot be read.
+        """
+        path = f"{self.layout.of('entries', directory)}/manifest.json"
+        try:
+            return Manifest.from_json(codec.loads(fs.read_file(path)))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(f"the manifest cannot be read: {error}", path) from error
+
     def manifest_hashes(self, directory: str) -> dict[str, str]:
         """Return the SHA-256 of each file of an entry by its path.
 
         Raises:
             StoreDamagedError: The manifest is missing or cannot be read.
         """
-        path = f"{self.layout.of('entries', directory)}/manifest.json"
-        return {str(file[0]): str(file[3]) for file in self._manifest(path)["files"]}
-
-    def _manifest(self, path: str) -> dict[str, list[list[object]]]:
-        try:
-            value: dict[str, list[list[object]]] = codec.loads(fs.read_file(path))
-        except (OSError, ValueError) as error:
-            raise _damaged(f"the manifest cannot be read: {error}", path) from error
-        return value
+        return {file.path: file.sha256 for file in self.manifest(directory).files}
 
     def entries(self) -> list[str]:
         """Return the directory names of all published entries, sorted."""
@@ -305,6 +466,15 @@ def _open_wheel(path: str) -> BinaryIO:
         ) from error
 
 
+def _chunks(stream: BinaryIO, path: str) -> Iterator[bytes]:
+    try:
+        yield from iter(lambda: stream.read(_CHUNK), b"")
+    except OSError as error:
+        raise WheelError(
+            f"the file cannot be read: {error.strerror}", kind="wheel-unreadable", path=path
+        ) from error
+
+
 def _candidates(digest: Digest, name: str, version: str) -> Iterator[str]:
     for length in DIGEST_LENGTHS:
         yield entry_directory(digest, name, version, length=length)
@@ -319,16 +489,19 @@ def _damaged(message: str, path: str) -> StoreDamagedError:
     return StoreDamagedError(
         message,
         path=path,
-        hint=f"remove it with: chmod -R u+w {directory} && rm -r {directory}; then link again",
+        hint=f"mend it with: vrfstore verify --repair {os.path.basename(directory)}",
     )
 
 
-def _prepare(layout: Layout) -> None:
+def _prepare(layout: Layout, *, to_look: bool) -> None:
     """Make what of a store is not there yet, and refuse what is not ours.
 
     Raises:
         StoreError: Unknown format, or a directory of somebody else's.
     """
+    if to_look and os.path.lexists(layout.marker):
+        _check_format(layout)
+        return
     if not os.path.lexists(layout.marker):
         os.makedirs(layout.root, exist_ok=True)
         strangers = [
@@ -353,6 +526,7 @@ def _prepare(layout: Layout) -> None:
             os.link(temporary, layout.marker)
         fs.remove_file(temporary)
     _check_format(layout)
+    _check_owner(layout)
     for part in SUBDIRECTORIES:
         try:
             os.mkdir(layout.of(part))
@@ -362,6 +536,22 @@ def _prepare(layout: Layout) -> None:
     if not os.access(layout.of("tmp"), os.W_OK):
         raise PermissionError(errno.EACCES, "it may only be read", layout.root)
     condemned.preallocate(layout)
+
+
+def _check_owner(layout: Layout) -> None:
+    """Refuse to let root write into the store of another user, who could not use what root makes there.
+
+    Raises:
+        StoreError: We are root, and the store is not root's.
+    """
+    owner = os.stat(layout.marker).st_uid
+    if os.geteuid() == 0 and owner != 0:
+        raise StoreError(
+            f"the store at {layout.root} belongs to user {owner}, who could not use what root makes in it",
+            kind="store-owner",
+            path=layout.root,
+            hint=f"run it as that user, as in: sudo -u '#{owner}' vrfstore …",
+        )
 
 
 def _check_format(layout: Layout) -> None:
