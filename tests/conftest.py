@@ -24,6 +24,8 @@ def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
+    # Processes that go on compiling would be in the way of the tests that follow.
+    monkeypatch.setenv("VRFSTORE_COMPILE", "off")
     # pip reads no configuration file at all with this one.
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("UV_NO_CONFIG", "1")

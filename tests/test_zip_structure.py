@@ -651,6 +651,13 @@ BOMBS = [
         kind="wheel-bomb",
     ),
     Refusal(
+        "directories that are no members",
+        archive([Entry(b"a/b/c/d")]),
+        "in so many directories that there are more than 3 files",
+        kind="wheel-bomb",
+        limits=FEW,
+    ),
+    Refusal(
         "depth",
         archive([Entry(b"a/" * 4 + b"a.py")]),
         "more than 3 directories deep",
@@ -769,9 +776,21 @@ def streamed(data: bytes) -> dict[str, bytes]:
 
 
 def central(data: bytes) -> dict[str, bytes]:
-    """Read an archive as zipfile does."""
+    """Read an archive as zipfile does, and the data of members as wheel.py does: to its end and not beyond."""
+    found = {}
     with zipfile.ZipFile(io.BytesIO(data)) as opened:
-        return {info.orig_filename: opened.read(info) for info in opened.infolist()}
+        for info in opened.infolist():
+            found[info.orig_filename] = opened.read(info)
+            begin = info.header_offset + 30 + sum(struct.unpack_from("<26x2H", data, info.header_offset))
+            content = data[begin : begin + info.compress_size]
+            if info.compress_type == zipfile.ZIP_DEFLATED:
+                inflater = zlib.decompressobj(wbits=-15)
+                content = inflater.decompress(content)
+                if not inflater.eof or inflater.unused_data:
+                    raise zipfile.BadZipFile("the compressed data ends elsewhere")
+            if len(content) != info.file_size or content != found[info.orig_filename]:
+                raise zipfile.BadZipFile("there is more or less than zipfile has read")
+    return found
 
 
 def zip64_everywhere(monkeypatch: pytest.MonkeyPatch) -> bytes:
@@ -878,7 +897,8 @@ def test_accepted(data: bytes) -> None:
 
 def test_limits_are_inclusive() -> None:
     entries = [Entry(b"a/b/c.py"), B]
-    exact = Limits(unpacked=len(A.data) + len(B.data), files=2, ratio=1, depth=2)
+    # Two files, and two directories that are no members.
+    exact = Limits(unpacked=len(A.data) + len(B.data), files=4, ratio=1, depth=2)
     assert check(archive(entries), exact) == []
 
 
@@ -913,7 +933,7 @@ def test_very_many_lookalikes_are_counted() -> None:
 WHEEL = wheel_bytes(
     WheelSpec(name="demo", files={"demo/__init__.py": "x = 1\n" * 9, "demo/b.bin": bytes(range(64))})
 )
-UNREADABLE = (*cast("tuple[type[Exception], ...]", _UNREADABLE), zlib.error)
+UNREADABLE: tuple[type[Exception], ...] = (*cast("tuple[Any, ...]", _UNREADABLE), zlib.error)
 """What wheel.py expects of zipfile; the inflater there may be another one, with an error of its own."""
 
 SEEDS = [

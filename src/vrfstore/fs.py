@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NewFile",
     "change_mode",
+    "exchange",
     "hard_link",
     "make_directory",
     "overwrite",
@@ -27,6 +28,7 @@ __all__ = [
     "remove_file",
     "remove_tree",
     "rename",
+    "set_times",
     "stamp",
     "stat_token",
     "symlink",
@@ -108,6 +110,33 @@ def rename(source: str, target: str) -> None:
     """Rename (rename(2)); a file or an empty directory at ``target`` is replaced."""
     _effect("rename", target)
     os.rename(source, target)
+
+
+_AT_CURRENT_DIRECTORY = -100
+_RENAME_EXCHANGE = 2
+
+
+def exchange(one: str, other: str) -> None:
+    """Let two paths of one directory change places, so that neither is ever missing (renameat2(2)).
+
+    Where the kernel or the file system cannot do that, ``other`` is missing for the moment between two renames.
+    """
+    import ctypes  # noqa: PLC0415 - 5 ms that only a repair pays
+
+    _effect("exchange", other)
+    library = ctypes.CDLL(None, use_errno=True)
+    code = errno.ENOSYS
+    if hasattr(library, "renameat2"):
+        places = (_AT_CURRENT_DIRECTORY, os.fsencode(one), _AT_CURRENT_DIRECTORY, os.fsencode(other))
+        if library.renameat2(*places, _RENAME_EXCHANGE) == 0:
+            return
+        code = ctypes.get_errno()
+    if code not in {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}:
+        raise OSError(code, os.strerror(code), other)
+    aside = f"{one}.aside"
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
 
 
 def change_mode(path: str, mode: int) -> None:
@@ -205,8 +234,16 @@ def stamp(path: str) -> bool:
     return True
 
 
-def hard_link(source: str, path: str) -> None:
+def set_times(path: str, accessed: int, modified: int) -> None:
+    """Set both times of a file (utimensat(2)), nanoseconds since the epoch."""
+    _effect("utime", path)
+    os.utime(path, ns=(accessed, modified))
+
+
+def hard_link(source: str, path: str, *, place: str | None = None) -> None:
     """Give ``source`` (a regular file or a symlink, itself) a further name ``path``.
+
+    ``place`` is where that is going to be renamed to, if it is.
 
     Where the file system or the kernel does not let us (too many links, another owner, another device), a
     symlink is made anew, a regular file of up to 64 KiB is copied, and a larger one is linked to by a symlink.
@@ -222,10 +259,10 @@ def hard_link(source: str, path: str) -> None:
         # owner; EXDEV another mount.
         if error.errno not in {errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EACCES, errno.ENOTSUP}:
             raise
-        _imitate_link(source, path)
+        _imitate_link(source, path, place or path)
 
 
-def _imitate_link(source: str, path: str) -> None:
+def _imitate_link(source: str, path: str, place: str) -> None:
     found = os.lstat(source)
     if stat.S_ISLNK(found.st_mode):
         os.symlink(os.readlink(source), path)
@@ -233,9 +270,9 @@ def _imitate_link(source: str, path: str) -> None:
         with open(source, "rb") as stream, NewFile(path, mode=stat.S_IMODE(found.st_mode)) as file:
             file.write(stream.read())
     else:
-        # Relative, so that the store can be moved as a whole. The directory of `path` may have been renamed
+        # Relative, so that the store can be moved as a whole. The directory of `place` may have been renamed
         # into place by then; both parents lie at the depth that they will have.
-        os.symlink(os.path.relpath(source, os.path.dirname(path)), path)
+        os.symlink(os.path.relpath(source, os.path.dirname(place)), path)
 
 
 def sync_filesystem(path: str) -> None:

@@ -21,11 +21,16 @@ __all__ = ["application", "run"]
 
 _COMMANDS = {
     "add": "Unpack wheel files into the store.",
+    "compile": "Compile bytecode, so that nobody has to while importing.",
+    "doctor": "Look at the store and what it stands on; say what to do.",
+    "export": "Write entries and environments into an archive.",
     "gc": "Remove what nothing refers to.",
+    "import": "Take over entries and environments from an archive.",
     "link": "Make the environment of a requirements file, and print its python.",
     "list": "Show entries and environments.",
     "roots": "Pin environments and entries.",
     "run": "Run a command in the environment of a requirements file.",
+    "verify": "Find what is not as it was published, and repair it.",
 }
 """Each is ``command`` in ``vrfstore.cli.<name>_command``, loaded when it is wanted."""
 

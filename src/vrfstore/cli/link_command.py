@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from vrfstore.cli import render
 from vrfstore.cli.options import json_option, link_options, store_option
 from vrfstore.cli.progress import watching
 from vrfstore.runner.link import LinkResult, link
+from vrfstore.store.store import Store
 
 __all__ = ["command"]
 
@@ -29,13 +32,14 @@ Examples:
 @click.pass_obj
 def command(
     default_store: str | None,
+    /,
     requirements: str,
-    python: str | None,
     store: str | None,
     *,
-    refresh: bool,
+    durable: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Make the environment of a requirements file, and print its python.
 
@@ -43,7 +47,8 @@ def command(
     not installed again. The second time this takes milliseconds and no network.
     """
     with watching(quiet=quiet) as watch:
-        result = link(requirements, python=python, store=store or default_store, refresh=refresh, watch=watch)
+        opened = Store.open(store or default_store, durable=durable)
+        result = link(requirements, store=opened, watch=watch, **options)
     if not quiet:
         for warning in result.warnings:
             render.warn(warning)

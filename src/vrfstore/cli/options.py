@@ -125,6 +125,15 @@ def limit_options(function: _Function) -> _Function:
 def link_options(function: _Function) -> _Function:
     """Take what decides about a link."""
     for decorate in (
+        sync_option,
+        click.option(
+            "--compile",
+            "compile_mode",
+            type=click.Choice(["eager", "background", "off"]),
+            envvar="VRFSTORE_COMPILE",
+            help="When to compile bytecode that is not there yet: before the answer, after it, or not at all. "
+            "[default: $VRFSTORE_COMPILE, else background]",
+        ),
         click.option(
             "--refresh", is_flag=True, help="Resolve again, even if it is known what the file resolved to."
         ),

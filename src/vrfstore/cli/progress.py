@@ -65,12 +65,15 @@ def _sentence(event: Event) -> str:
             return f"waiting for {event.subject}"
         case "fetched":
             return f"fetched {event.subject} ({size(event.size)})"
+        case "compiling":
+            modules = "module" if event.total == 1 else "modules"
+            return f"compiling {event.total} {modules} for {event.subject}"
         case _:
             return ""
 
 
 class _Bars:
-    """One line: a spinner with what is being done, and a bar while wheels are fetched."""
+    """One line: a spinner with what is being done, and a bar while wheels are fetched or modules compiled."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -100,6 +103,14 @@ class _Bars:
                 self._update()
             case "linking":
                 self._step("linking")
+            case "compiling":
+                self._done = 0
+                self._step(f"compiling for {event.subject}", total=event.total)
+            case "compiled":
+                self._done += event.size
+                if self._task is not None:
+                    detail = f"{self._done} modules"
+                    self._started().update(self._task, completed=self._done, detail=detail)
 
     def _step(self, text: str, total: int | None = None) -> None:
         progress = self._started()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from vrfstore.cli import render
@@ -10,6 +12,7 @@ from vrfstore.cli.progress import watching
 from vrfstore.errors import UsageError
 from vrfstore.runner.link import link
 from vrfstore.runner.run import replace_process
+from vrfstore.store.store import Store
 
 __all__ = ["command"]
 
@@ -30,12 +33,13 @@ Examples:
 @click.pass_obj
 def command(
     default_store: str | None,
+    /,
     requirements: str,
     words: tuple[str, ...],
-    python: str | None,
     store: str | None,
     *,
-    refresh: bool,
+    durable: bool,
+    **options: Any,
 ) -> None:
     """Run a command in the environment of a requirements file.
 
@@ -45,14 +49,8 @@ def command(
     if not words:
         raise UsageError("no command is given", hint="write it after --, as in: run FILE -- python report.py")
     with watching() as watch:
-        result = link(
-            requirements,
-            python=python,
-            store=store or default_store,
-            refresh=refresh,
-            lease=True,
-            watch=watch,
-        )
+        opened = Store.open(store or default_store, durable=durable)
+        result = link(requirements, store=opened, lease=True, watch=watch, **options)
     for warning in result.warnings:
         render.warn(warning)
     replace_process(result, words)

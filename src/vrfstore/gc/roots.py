@@ -40,7 +40,7 @@ def add(store: Store, name: str, target: str) -> Root:
         UsageError: The name is no name, or the target is nothing or several things.
     """
     _check_name(name)
-    part, directory = _find(store, target)
+    part, directory = store.find(target)
     root = Root(
         name=name,
         environment=directory if part == "environments" else None,
@@ -109,20 +109,3 @@ def _check_name(name: str) -> None:
             kind="root-name",
             hint="use up to 100 letters, digits, dots, dashes and underscores",
         )
-
-
-def _find(store: Store, target: str) -> tuple[str, str]:
-    wanted = os.path.basename(target.rstrip("/"))
-    found = [
-        (part, name)
-        for part, names in (("environments", store.environments()), ("entries", store.entries()))
-        for name in names
-        if wanted and name.startswith(wanted)
-    ]
-    exact = [(part, name) for part, name in found if name == wanted]
-    if len(exact or found) != 1:
-        problem = (
-            f"{target!r} may be any of {len(found)} things" if found else f"{target!r} is not in the store"
-        )
-        raise UsageError(problem, kind="target-unknown", hint="see: vrfstore list")
-    return (exact or found)[0]

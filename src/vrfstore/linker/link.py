@@ -10,6 +10,7 @@ from vrfstore.linker.plan import ENVIRONMENT_RECORD, EnvironmentPlan, plan_envir
 from vrfstore.linker.realise import realise
 from vrfstore.model import EntryPlan, EnvironmentKey, Interpreter
 from vrfstore.store import interpreters, records
+from vrfstore.store.bytecode import is_compiled
 from vrfstore.store.layout import FORMAT, SITE_PACKAGES, STAGING_PREFIX, environment_directory
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
@@ -68,6 +69,11 @@ def link(
             interpreter,
             interpreter_links=ready[len(layout.root) + 1 :],
             hashes_of=lambda entry: hashes(entry.reference.directory),
+            compiled=frozenset(
+                plan.reference.directory
+                for plan in plans
+                if is_compiled(layout, plan.reference.directory, interpreter)
+            ),
         )
         staging = layout.of("environments", f"{STAGING_PREFIX}{lease.id}.{fs.unique_name()}")
         directory = environment_directory(key, generation)

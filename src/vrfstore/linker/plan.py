@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from vrfstore.errors import CollisionError
 from vrfstore.model import EntryPlan, Interpreter, Node, Tree
+from vrfstore.store.bytecode import pyc_path
 from vrfstore.store.entry_plan import HEADERS, INSTALLED, directory_tree, installed_path
 from vrfstore.store.layout import SITE_PACKAGES
 
@@ -57,6 +58,8 @@ class EnvironmentPlan:
         copies: (source, path): a copy of a file of the store.
         files: (path, content): a fresh file.
         records: RECORDs that differ from the ready-made ones.
+        bytecode: (source, path): a further hard link to a pyc of the store, if that is there; a module that does
+            not compile has none.
         library: The name of the library directory, such as ``python3.11``.
     """
 
@@ -65,6 +68,7 @@ class EnvironmentPlan:
     copies: tuple[tuple[str, str], ...]
     files: tuple[tuple[str, bytes], ...]
     records: tuple[NewRecord, ...]
+    bytecode: tuple[tuple[str, str], ...]
     library: str
 
 
@@ -73,7 +77,12 @@ Hashes = Callable[[EntryPlan], Mapping[str, str]]
 
 
 def plan_environment(
-    plans: Sequence[EntryPlan], interpreter: Interpreter, *, interpreter_links: str, hashes_of: Hashes
+    plans: Sequence[EntryPlan],
+    interpreter: Interpreter,
+    *,
+    interpreter_links: str,
+    hashes_of: Hashes,
+    compiled: frozenset[str] = frozenset(),
 ) -> EnvironmentPlan:
     """Plan the environment of some entries on an interpreter.
 
@@ -82,6 +91,7 @@ def plan_environment(
         interpreter: The base.
         interpreter_links: The directory of ready-made links to it, below the store.
         hashes_of: Asked only where two wheels meet in a directory that is usually whole, or in one file.
+        compiled: The directory names of entries that have bytecode for the interpreter.
 
     Raises:
         CollisionError: Two wheels have different files at one place.
@@ -92,6 +102,9 @@ def plan_environment(
     if farm.collisions:
         raise _collision_error(farm.collisions)
     site = f"lib/{farm.library}/{SITE_PACKAGES}"
+    bytecode = tuple(_bytecode(farm.links, compiled, interpreter.cache_tag))
+    # That of site-packages is there in any case.
+    caches = sorted({path.rpartition("/")[0] for _, path in bytecode} - {f"{site}/__pycache__"})
     records, ready_records = _records(ordered, farm, site)
     own_links = [(name, f"bin/{name}") for name in ("python", "python3", farm.library)] + [("lib64", "lib64")]
     sentinels = [
@@ -102,7 +115,7 @@ def plan_environment(
         and not any(part.endswith(".dist-info") for part in directory.split("/"))
     ]
     return EnvironmentPlan(
-        directories=tuple(farm.directories),
+        directories=(*farm.directories, *caches),
         links=(
             *((f"{interpreter_links}/{source}", path) for source, path in own_links + sentinels),
             *farm.links,
@@ -111,6 +124,7 @@ def plan_environment(
         copies=tuple(farm.copies),
         files=tuple(_fresh_files(interpreter, site)),
         records=tuple(records),
+        bytecode=bytecode,
         library=farm.library,
     )
 
@@ -286,6 +300,16 @@ def _records(
         else:
             new.append(NewRecord(source, path, plan.record_links, tuple(sorted(farm.folded[name]))))
     return new, ready
+
+
+def _bytecode(
+    links: Sequence[tuple[str, str]], compiled: frozenset[str], cache_tag: str
+) -> Iterator[tuple[str, str]]:
+    """Yield the pycs of the modules that lie in real directories; those of a folded package come with it."""
+    for source, path in links:
+        _, directory, place = source.split("/", 2)
+        if directory in compiled and place.startswith(f"{SITE_PACKAGES}/") and place.endswith(".py"):
+            yield f"entries/{directory}/{pyc_path(place, cache_tag)}", pyc_path(path, cache_tag)
 
 
 def _fresh_files(interpreter: Interpreter, site: str) -> Iterator[tuple[str, bytes]]:

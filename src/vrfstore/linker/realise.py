@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 
 from vrfstore import fs
@@ -22,6 +23,9 @@ def realise(plan: EnvironmentPlan, store_root: str, staging: str) -> None:
         fs.make_directory(f"{staging}/{path}")
     for source, path in plan.links:
         fs.hard_link(f"{store_root}/{source}", f"{staging}/{path}")
+    for source, path in plan.bytecode:
+        with contextlib.suppress(FileNotFoundError):
+            fs.hard_link(f"{store_root}/{source}", f"{staging}/{path}")
     for source, path in plan.copies:
         with open(f"{store_root}/{source}", "rb") as stream:
             fs.write_file(f"{staging}/{path}", stream.read())

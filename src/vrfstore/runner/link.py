@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from vrfstore import codec, fs
 from vrfstore import interpreter as probing
-from vrfstore.errors import StoreDamagedError
+from vrfstore.errors import StoreDamagedError, UsageError
 from vrfstore.linker.link import environment_key
 from vrfstore.linker.link import link as link_environment
 from vrfstore.model import (
@@ -36,12 +37,15 @@ from vrfstore.requirements import lock as locks
 from vrfstore.requirements import parse as parsing
 from vrfstore.runner import hit
 from vrfstore.store import interpreters, leases, memos
+from vrfstore.store.compiling import compile_entries, start_worker
 from vrfstore.store.layout import FORMAT
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 
-__all__ = ["LinkResult", "LinkedPackage", "link"]
+__all__ = ["CompileMode", "LinkResult", "LinkedPackage", "link"]
+
+CompileMode = Literal["eager", "background", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ def link(
     store: str | os.PathLike[str] | Store | None = None,
     refresh: bool = False,
     lease: bool = False,
+    compile_mode: CompileMode | None = None,
     watch: Watcher | None = None,
 ) -> LinkResult:
     """Make the environment of a requirements file exist, and say where it is.
@@ -100,9 +105,13 @@ def link(
         refresh: Resolve again, even if it is known what the file resolved to.
         lease: Keep the environment from gc until the result's ``lease`` is released, or this process and all
             that inherit its descriptor have ended.
+        compile_mode: When bytecode is compiled that is not there yet: ``eager``, before this returns;
+            ``background``, by a process that outlives this one; or ``off``. By default what
+            ``$VRFSTORE_COMPILE`` says, else ``background``.
         watch: Is told what long steps do; called from several threads.
 
     Raises:
+        UsageError: ``$VRFSTORE_COMPILE`` is none of these.
         RequirementsError: The file cannot be read or parsed, or asks for what it may not.
         InterpreterError: The base is missing or unsuitable.
         StoreError: The store cannot be used.
@@ -116,7 +125,8 @@ def link(
     executable = probing.find(python)
     digest = hit.input_digest(data, executable, os.environ)
     clock = _Clock()
-    if not refresh:
+    compile_mode = compile_mode or _compile_mode(os.environ)
+    if not refresh and compile_mode != "eager":
         found, kept = _look_up(opened, digest, lease=lease)
         if found is not None:
             try:
@@ -126,7 +136,20 @@ def link(
                 if kept is not None:
                     kept.release()
     asked = parsing.parse(data, path)
-    return _Link(opened, asked, executable, digest, clock, watch or _nobody).run(refresh=refresh, lease=lease)
+    whole = _Link(opened, asked, executable, digest, clock, compile_mode, watch or _nobody)
+    return whole.run(refresh=refresh, lease=lease)
+
+
+def _compile_mode(variables: Mapping[str, str]) -> CompileMode:
+    match variables.get("VRFSTORE_COMPILE"):
+        case "eager":
+            return "eager"
+        case "off":
+            return "off"
+        case None | "" | "background":
+            return "background"
+        case other:
+            raise UsageError(f"VRFSTORE_COMPILE is {other!r}; it may be eager, background or off")
 
 
 def _nobody(event: Event) -> None:
@@ -192,6 +215,7 @@ class _Link:
     executable: str
     input_digest: str
     clock: _Clock
+    compile_mode: CompileMode
     watch: Watcher
 
     def run(self, *, refresh: bool, lease: bool) -> LinkResult:
@@ -208,6 +232,10 @@ class _Link:
             with leases.take(layout, environment=key, digests=digests, lock=lock_digest) as working:
                 locks.write(layout, working, lock)
                 plans, fetched = self._entries(working, lock, base)
+                directories = [plan.reference.directory for plan in plans]
+                if self.compile_mode == "eager":
+                    with self.clock.step("compile"):
+                        compile_entries(self.store, base, directories, lease=working, watch=self.watch)
                 self.watch(Event(kind="linking", total=len(plans)))
                 with self.clock.step("link"):
                     record, made = link_environment(
@@ -215,6 +243,8 @@ class _Link:
                     )
                 if not warnings:  # which have to be said every time
                     self._remember(working, record, stats)
+                if self.compile_mode == "background":
+                    start_worker(self.store, base, directories, lease=working)
                 kept = leases.take(layout, environment=key) if lease else None
         return self._result(record, fetched, warnings, made=made, kept=kept)
 

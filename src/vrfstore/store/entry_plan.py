@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vrfstore.errors import StoreDamagedError
 from vrfstore.model import Digest, EntryPlan, EntryReference, Node, Tree
 from vrfstore.store.layout import SITE_PACKAGES
 from vrfstore.store.manifest import StoredFile
 
 __all__ = [
+    "DAMAGED",
     "DATA",
     "HEADERS",
     "SCRIPTS",
@@ -57,6 +59,9 @@ _OPAQUE_ABOVE = 64
 """A directory without any module and with more files than this is never listed in a plan."""
 
 _PLAN_SCHEMA = 2
+
+DAMAGED = "damaged"
+"""The key that a repair without a source adds to a plan, with what is wrong, so that no new link uses the entry."""
 
 
 @dataclass(slots=True)
@@ -313,8 +318,11 @@ def plan_from_json(value: Mapping[str, Any]) -> EntryPlan:
 
     Raises:
         ValueError: It is of another schema.
+        StoreDamagedError: The entry has been marked as damaged.
         KeyError, TypeError: It is not a plan.
     """
+    if DAMAGED in value:
+        raise StoreDamagedError(f"the entry is damaged: {value[DAMAGED]}", kind="entry-damaged")
     if value["schema"] != _PLAN_SCHEMA:
         raise ValueError(f"plan of schema {value['schema']!r}")
     return EntryPlan(

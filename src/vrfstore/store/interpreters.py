@@ -15,7 +15,7 @@ from vrfstore.store.layout import Layout
 from vrfstore.store.leases import Lease
 from vrfstore.store.memos import replace
 
-__all__ = ["deciding_paths", "known", "ready_links"]
+__all__ = ["deciding_paths", "known", "ready_links", "ready_links_name"]
 
 _SCHEMA = 2
 
@@ -89,14 +89,19 @@ def _read(path: str) -> tuple[Interpreter, dict[str, str]] | None:
     return None
 
 
+def ready_links_name(interpreter: Interpreter) -> str:
+    """Return where the ready-made links to an interpreter are, relative to the store."""
+    name = _name(f"{interpreter.real}\n{interpreter.directory_name}")
+    return f"interpreters/{name}"
+
+
 def ready_links(layout: Layout, lease: Lease, interpreter: Interpreter) -> str:
     """Return a directory of symlink inodes that lead to an interpreter, made on first use.
 
     It holds ``python`` (absolute, to the real path), ``python3`` and ``pythonX.Y`` (to ``python``), ``lib64``
     (to ``lib``) and the empty file ``sentinel``.
     """
-    name = _name(f"{interpreter.real}\n{interpreter.directory_name}")
-    path = layout.of("interpreters", name)
+    path = f"{layout.root}/{ready_links_name(interpreter)}"
     if os.path.isdir(path):
         return path
     staging = layout.of("tmp", f"{lease.id}.{fs.unique_name()}")

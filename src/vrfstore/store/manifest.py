@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vrfstore import codec
 from vrfstore.model import Digest, EntryReference
 from vrfstore.store.layout import BYTECODE, SITE_PACKAGES
 
@@ -56,8 +57,8 @@ class Manifest:
         return parents(paths) | bytecode_directories(paths) | {"links", BYTECODE}
 
     def to_json(self) -> dict[str, object]:
-        """Return the manifest as ``manifest.json`` holds it."""
-        return {
+        """Return the manifest as ``manifest.json`` holds it, with a checksum of itself."""
+        value = {
             "schema": _SCHEMA,
             "digest": self.reference.digest,
             "name": self.reference.name,
@@ -68,17 +69,20 @@ class Manifest:
             "files": [[file.path, file.size, file.mode, file.sha256] for file in self.files],
             "links": dict(self.links),
         }
+        return {**value, "checksum": codec.digest_of(value)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Manifest:
         """Return the manifest that ``manifest.json`` holds.
 
         Raises:
-            ValueError: It is of another schema.
+            ValueError: It is of another schema, or not what was written.
             KeyError, TypeError: It is not a manifest.
         """
         if value["schema"] != _SCHEMA:
             raise ValueError(f"manifest of schema {value['schema']!r}")
+        if value["checksum"] != codec.digest_of({name: value[name] for name in value if name != "checksum"}):
+            raise ValueError("its checksum is another one")
         files = (
             StoredFile(path=_text(path), size=int(size), mode=int(mode), sha256=_text(sha256))
             for path, size, mode, sha256 in value["files"]

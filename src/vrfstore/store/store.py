@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from vrfstore import codec, fs
-from vrfstore.errors import StoreDamagedError, StoreError, VrfstoreError, WheelError
+from vrfstore.errors import StoreDamagedError, StoreError, UsageError, VrfstoreError, WheelError
 from vrfstore.model import Digest, EntryPlan, EntryReference
 from vrfstore.store import condemned, leases, records
 from vrfstore.store.durability import GroupSync
@@ -384,6 +384,8 @@ class Store:
                 # Where the entry has been published since we looked, the second look finds its plan.
                 data = fs.read_file(path)
             return plan_from_json(codec.loads(data))
+        except StoreDamagedError as error:
+            raise _damaged(error.message, path, kind=error.kind) from error
         except FileNotFoundError:
             if os.path.isdir(os.path.dirname(path)):
                 raise _damaged("the plan is missing", path) from None
@@ -418,6 +420,28 @@ class Store:
     def environments(self) -> list[str]:
         """Return the directory names of all published environments, sorted."""
         return _published(self.layout.of("environments"))
+
+    def find(self, target: str) -> tuple[str, str]:
+        """Return what a user means: ``environments`` or ``entries``, and the directory name there.
+
+        Args:
+            target: An environment or entry: its path, its directory name, or the beginning of one.
+
+        Raises:
+            UsageError: It is nothing, or several things.
+        """
+        wanted = os.path.basename(target.rstrip("/"))
+        found = [
+            (part, name)
+            for part, names in (("environments", self.environments()), ("entries", self.entries()))
+            for name in names
+            if wanted and name.startswith(wanted)
+        ]
+        exact = [(part, name) for part, name in found if name == wanted]
+        if len(exact or found) != 1:
+            problem = f"may be any of {len(found)} things" if found else "is not in the store"
+            raise UsageError(f"{target!r} {problem}", kind="target-unknown", hint="see: vrfstore list")
+        return (exact or found)[0]
 
     def record(self, directory: str) -> records.EnvironmentRecord:
         """Return the record of an environment; see ``records.read``."""
@@ -484,10 +508,11 @@ def _published(path: str) -> list[str]:
     return sorted(name for name in os.listdir(path) if not name.startswith((STAGING_PREFIX, DEAD_PREFIX)))
 
 
-def _damaged(message: str, path: str) -> StoreDamagedError:
+def _damaged(message: str, path: str, kind: str | None = None) -> StoreDamagedError:
     directory = os.path.dirname(path)
     return StoreDamagedError(
         message,
+        kind=kind,
         path=path,
         hint=f"mend it with: vrfstore verify --repair {os.path.basename(directory)}",
     )

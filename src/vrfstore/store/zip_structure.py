@@ -105,7 +105,7 @@ class Limits:
 
     Attributes:
         unpacked: Bytes of all members together, as declared.
-        files: Members, directories among them.
+        files: Members, and the directories above them whether they are members or not.
         ratio: Bytes unpacked for one byte of the archive. Judged of the whole and beyond 64 MiB only: single
             members of real wheels reach 250, whole wheels 7, and deflate could reach 1,032.
         depth: Directories above a member.
@@ -429,6 +429,24 @@ def _check_bombs(members: list[_Member], directory: _Directory, limits: Limits) 
     for member in members:
         if member.name.rstrip("/").count("/") > limits.depth:
             _blame(member.name, f"lies more than {limits.depth} directories deep", kind="wheel-member-name")
+    _check_directories(members, limits)
+
+
+def _check_directories(members: list[_Member], limits: Limits) -> None:
+    """Count what becomes a file or a directory on the disk, and stop where that is too much."""
+    directories: set[str] = set()
+    room = limits.files - sum(not member.name.endswith("/") for member in members)
+    for member in members:
+        parent = member.name.rpartition("/")[0]
+        # Above one that was seen, all were.
+        while parent and parent not in directories:
+            directories.add(parent)
+            parent = parent.rpartition("/")[0]
+        if len(directories) > room:
+            _refuse(
+                f"the members lie in so many directories that there are more than {limits.files} files",
+                kind="wheel-bomb",
+            )
 
 
 def _check_duplicates(members: list[_Member]) -> None:
