@@ -52,6 +52,18 @@ lock: $(VENV)/.dev ## renew requirements/dev.txt
 lower-bounds: $(VENV)/.dev ## run the hermetic tests with the oldest dependencies allowed
 	tools/lower-bounds $(BIN)/python $(BIN)/uv
 
+.PHONY: corpus
+corpus: $(VENV)/.dev ## unpack 200 real wheels and compare each with what pip installs
+	$(BIN)/python tests/corpus.py
+
+.PHONY: kill-all
+kill-all: $(VENV)/.dev ## kill everything at every step, not only at a sample of them
+	$(BIN)/python -m pytest -m slow --kill-all -k "killed" tests
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## feed mutated wheels to the store for ten minutes
+	tools/fuzz
+
 .PHONY: dist
 dist: $(VENV)/pyvenv.cfg ## build the wheel, install it into a fresh environment, start it
 	tools/dist $(BIN)/python
@@ -64,7 +76,7 @@ bench-quick: $(VENV)/.dev ## measure a hit and a warm link beside a bare Python 
 clean: ## remove everything that was made here
 	@# A store may protect its directories from writing.
 	[ ! -d .demo ] || find .demo -type d -exec chmod u+w {} +
-	rm -rf $(VENV) .demo examples/report/out build dist .coverage .coverage.* \
+	rm -rf $(VENV) .demo .corpus examples/report/out build dist .coverage .coverage.* \
 		.hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find src tests examples benchmarks -name __pycache__ -type d -exec rm -rf {} +
 

@@ -262,7 +262,8 @@ HOSTILE = [
     Hostile("record-negative-size", with_rows(of_module(size="-1")), "wheel-record", MODULE),
     Hostile("record-huge-size", with_rows(of_module(size="9" * 5000)), "wheel-record", MODULE),
     Hostile("record-malformed", with_record(lambda text: text + b"one column\n"), "wheel-record"),
-    Hostile("record-not-text", with_record(lambda text: text + b"\xff,,\n"), "wheel-invalid"),
+    Hostile("record-not-text", with_record(lambda text: text + b"\xff,,\n"), "wheel-invalid", RECORD),
+    Hostile("record-huge-field", with_record(lambda text: text + b"x" * 200_000 + b",,\n"), "wheel-record"),
     Hostile(
         "record-wrong-hash",
         with_rows(of_module(digest=f"sha256={'A' * 43}")),
@@ -276,7 +277,12 @@ HOSTILE = [
     Hostile("metadata-no-version", with_text("METADATA", "Name: demo\n"), "wheel-metadata"),
     Hostile("metadata-bad-version", with_text("METADATA", "Name: demo\nVersion: one\n"), "wheel-metadata"),
     Hostile("metadata-missing", with_text("METADATA", None), "wheel-invalid"),
-    Hostile("metadata-not-text", with_text("METADATA", b"Name: \xff\n"), "wheel-invalid"),
+    Hostile("metadata-not-text", with_text("METADATA", b"Name: \xff\n"), "wheel-invalid", "METADATA"),
+    Hostile("metadata-huge", with_text("METADATA", b"X: y\n" * (1 << 20)), "wheel-bomb", "METADATA"),
+    Hostile("wheel-file-huge", with_text("WHEEL", b"X: y\n" * (1 << 14)), "wheel-bomb", "WHEEL"),
+    Hostile(
+        "entry-points-huge", with_entry_points("[a]\n" + "x" * (1 << 18)), "wheel-bomb", "entry_points.txt"
+    ),
     Hostile("wheel-file-missing", with_text("WHEEL", None), "wheel-invalid"),
     Hostile("wheel-version-2", with_text("WHEEL", "Wheel-Version: 2.0\n"), "wheel-invalid"),
     Hostile("wheel-version-missing", with_text("WHEEL", "Root-Is-Purelib: true\n"), "wheel-invalid"),

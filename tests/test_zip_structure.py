@@ -207,6 +207,14 @@ class Refusal:
     limits: Limits = LIMITS
 
 
+def with_end_record() -> Entry:
+    """An archive as a member, whose end record has all that follows it for its comment."""
+    inner = archive([B])
+    first = Entry(b"x.zip", inner, method=0)
+    rest = len(archive([first])) - len(local_header(first)) - len(inner)
+    return replace(first, data=archive([B], comment_size=rest))
+
+
 A_SIZE = len(local_header(A)) + len(A.packed)
 TAIL = archive([A])[A_SIZE:]
 
@@ -220,16 +228,9 @@ ENDS = [
     Refusal("comment that is not there", archive(comment_size=5), "has a comment"),
     Refusal("end record in the comment", archive(comment=archive([])), "several end records"),
     Refusal("half an end record in the comment", archive(comment=b"PK\5\6"), "no end record"),
-    Refusal("two archives", archive() + archive([B]), "several end records"),
-    Refusal("end record twice", archive() + archive()[-22:], "several end records"),
-    Refusal(
-        "end record in the data", archive([Entry(b"x.zip", archive([B]), method=0)]), "several end records"
-    ),
-    Refusal(
-        "end record in an extra field",
-        archive([replace(A, local_extra=extra(0x9999, archive([])))]),
-        "several end records",
-    ),
+    Refusal("two archives", archive() + archive([B]), "does not lead to its end"),
+    Refusal("end record twice", archive() + archive()[-22:], "does not lead to its end"),
+    Refusal("end record in the data", archive([with_end_record()]), "several end records"),
     Refusal("another disk", archive(disk=1), "one part of several"),
     Refusal("directory on another disk", archive(first_disk=1), "one part of several"),
     Refusal("some members on another disk", archive(here=0), "one part of several"),
@@ -886,6 +887,7 @@ def test_zip64_as_zipfile_writes_it_is_accepted(monkeypatch: pytest.MonkeyPatch)
             archive([replace(A, local_extra=LONG, central_extra=LONG), B]), id="unknown extra field"
         ),
         pytest.param(archive([replace(A, central={"external": 0})]), id="no mode"),
+        pytest.param(archive([Entry(b"x.zip", archive([B]), method=0)]), id="an archive as a member"),
         pytest.param(archive([Entry(b"a/", b""), B]), id="directory deflated to two bytes"),
         pytest.param(archive([Entry(b"a/", b"", 0, central={"external": 0})]), id="directory without a mode"),
     ],

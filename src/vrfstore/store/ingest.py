@@ -52,6 +52,9 @@ _SEALED = 0o555
 _NAMESPACE_LIMIT = 4096
 """Bytes. An ``__init__.py`` that only declares a pkgutil namespace is a few lines."""
 
+_LARGEST_SCRIPT = 1 << 24
+"""Bytes of a ``#!python`` script, which is written anew with another first line."""
+
 INSTALLER = b"vrfstore\n"
 
 
@@ -176,6 +179,13 @@ class EntryWriter(WheelDestination):
         mode = _PROGRAM if is_executable or scheme == "scripts" else _FILE
         stored, head = self._write(place, stream, mode, keep)
         if keep and scheme == "scripts" and scripts.is_python_script(head):
+            if stored.size > _LARGEST_SCRIPT:
+                raise WheelError(
+                    f"the script {place!r} has {stored.size} bytes; {_LARGEST_SCRIPT} are allowed",
+                    kind="wheel-bomb",
+                    path=self._facts.filename,
+                    member=place,
+                )
             with open(f"{self._staging}/{place}", "rb") as script:
                 self._prepare_script(os.fspath(path), scripts.trampolined(script.read()))
         elif keep and stored.size < _NAMESPACE_LIMIT and _declares_namespace(head):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import configparser
+import csv
 import errno
 import hashlib
 import io
@@ -30,7 +31,13 @@ from installer.records import InvalidRecordEntry, parse_record_file
 from installer.sources import WheelContentElement, WheelFile, WheelSource
 from installer.utils import SCHEME_NAMES, parse_entrypoints, parse_metadata_file
 from packaging.tags import Tag
-from packaging.utils import InvalidWheelFilename, NormalizedName, canonicalize_name, parse_wheel_filename
+from packaging.utils import (
+    InvalidWheelFilename,
+    NormalizedName,
+    canonicalize_name,
+    is_normalized_name,
+    parse_wheel_filename,
+)
 from packaging.version import InvalidVersion, Version
 
 from vrfstore.errors import WheelError
@@ -53,14 +60,18 @@ _LONGEST_PART = 255
 _LONGEST_PATH = 1000
 """Bytes of a whole member name. With the store's own path before it, it has to fit into 4,096 (PATH_MAX)."""
 
+_LONGEST_NAME = _LONGEST_PART - 65
+"""Bytes of name and version together. An entry's directory has up to 64 digits and a hyphen before them."""
+
 _LONGEST_NUMBER = 18
 """Digits of a size; more would not fit into 64 bits."""
 
 _COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 """What every zip reader knows. Others are not used by any wheel that we have met, and not by all installers read."""
 
-_LARGEST_METADATA = 1 << 26
-"""Bytes of one file of dist-info that is read as a whole; RECORD of 300,000 files is half of that."""
+_LARGEST = {"RECORD": 1 << 26, "METADATA": 1 << 22, "entry_points.txt": 1 << 18, "WHEEL": 1 << 16}
+"""Bytes of those files of dist-info that are read as a whole. Parsers of such texts need a multiple of it in memory;
+the RECORD of 300,000 files has half of what is allowed, a METADATA with a long manual for its description a tenth."""
 
 _LOCAL_HEADER = struct.Struct("<26xHH")
 """The end of a local header (APPNOTE.TXT 4.3.7): lengths of the name and of the extra field, which follow it."""
@@ -89,7 +100,7 @@ def checked_wheel(path: str, filename: str, limits: Limits) -> Iterator[CheckedW
         raise WheelError(
             f"not a readable zip archive: {error}", kind="wheel-archive", path=filename
         ) from error
-    except InvalidRecordEntry as error:
+    except (InvalidRecordEntry, csv.Error) as error:
         raise WheelError(f"RECORD cannot be read: {error}", kind="wheel-record", path=filename) from error
     except (InstallerError, UnicodeDecodeError, KeyError, ValueError) as error:
         # KeyError: a file of dist-info is missing.
@@ -224,7 +235,11 @@ class CheckedWheel(WheelFile):
 
     def _check_metadata(self, version: Version) -> None:
         metadata = parse_metadata_file(self.read_dist_info("METADATA"))
-        named, versioned = metadata["Name"] or "", metadata["Version"] or ""
+        for field in ("Name", "Version"):
+            # Of several, one reader would take the first and another the last.
+            if len(metadata.get_all(field, [])) != 1:
+                self.refuse(f"METADATA has not one {field}", kind="wheel-metadata")
+        named, versioned = metadata["Name"], metadata["Version"]
         if canonicalize_name(named) != self._name:
             self.refuse(f"METADATA names {named!r}", kind="wheel-metadata")
         try:
@@ -236,25 +251,26 @@ class CheckedWheel(WheelFile):
         self.requires_python = metadata["Requires-Python"]
 
     def _checked_record(self) -> dict[str, tuple[str, str, str]]:
-        rows: dict[str, tuple[str, str, str]] = {}
-        for row in parse_record_file(self.read_dist_info("RECORD").splitlines()):
-            if rows.setdefault(row[0], row) != row:
-                self.refuse(f"RECORD says two things of {row[0]!r}", kind="wheel-record", member=row[0])
         unsigned = {f"{self.dist_info_dir}/{name}" for name in ("RECORD", "RECORD.jws", "RECORD.p7s")}
         members = {name for name in self._zipfile.namelist() if not name.endswith("/")}
-        for member in sorted(members - unsigned):
+        rows: dict[str, tuple[str, str, str]] = {}
+        for row in parse_record_file(io.StringIO(self.read_dist_info("RECORD"))):
+            name = row[0]
+            if name in members or name in unsigned:
+                if rows.setdefault(name, row) != row:
+                    self.refuse(f"RECORD says two things of {name!r}", kind="wheel-record", member=name)
+            elif not name.endswith("/"):
+                self.refuse(f"RECORD names {name!r}, which is not there", kind="wheel-record", member=name)
+        for member in sorted(members):
             _, hash_, size = rows.get(member, ("", "", ""))
+            if member in unsigned and not hash_ and not size:
+                continue
             algorithm, _, value = hash_.partition("=")
             if member not in rows:
                 self.refuse(f"RECORD does not name {member!r}", kind="wheel-record", member=member)
             if algorithm not in _HASHES or not value or not _is_size(size):
                 self.refuse(
                     f"RECORD has no size and strong hash for {member!r}", kind="wheel-record", member=member
-                )
-        for absent in sorted(rows.keys() - members - unsigned):
-            if not absent.endswith("/"):
-                self.refuse(
-                    f"RECORD names {absent!r}, which is not there", kind="wheel-record", member=absent
                 )
         return rows
 
@@ -278,9 +294,17 @@ class CheckedWheel(WheelFile):
         """
         name = f"{self.dist_info_dir}/{filename}"
         item = self._zipfile.getinfo(name)
-        if item.file_size > _LARGEST_METADATA:
-            self.refuse(f"member {name!r} has {item.file_size} bytes", kind="wheel-bomb", member=name)
-        return CheckedStream(self, item, (name, "", "")).read().decode("utf-8")
+        if item.file_size > _LARGEST[filename]:
+            self.refuse(
+                f"member {name!r} has {item.file_size} bytes; {_LARGEST[filename]} are allowed",
+                kind="wheel-bomb",
+                member=name,
+            )
+        data = CheckedStream(self, item, (name, "", "")).read()
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            self.refuse(f"member {name!r} is not UTF-8: {error.reason}", kind="wheel-invalid", member=name)
 
     def inflated(self, item: zipfile.ZipInfo) -> Iterator[bytes]:
         """Yield the content of a member; it is as long as declared, and nothing is left over."""
@@ -384,13 +408,21 @@ def parse_filename(filename: str) -> tuple[NormalizedName, Version, frozenset[Ta
     try:
         name, version, _, tags = parse_wheel_filename(filename)
     except InvalidWheelFilename as error:
-        raise WheelError(
-            f"{filename!r} is not the file name of a wheel",
-            kind="wheel-filename",
-            path=filename,
-            hint="a wheel is called NAME-VERSION-PYTHON-ABI-PLATFORM.whl",
-        ) from error
+        raise _not_a_filename(filename) from error
+    # packaging lets other scripts pass in a name, white space around a version, and anything in a build tag.
+    sound = filename.isascii() and filename.isprintable() and " " not in filename and "/" not in filename
+    if not sound or not is_normalized_name(name) or len(f"{name}-{version}") > _LONGEST_NAME:
+        raise _not_a_filename(filename)
     return name, version, tags
+
+
+def _not_a_filename(filename: str) -> WheelError:
+    return WheelError(
+        f"{filename!r} is not the file name of a wheel",
+        kind="wheel-filename",
+        path=filename,
+        hint="a wheel is called NAME-VERSION-PYTHON-ABI-PLATFORM.whl",
+    )
 
 
 def _is_size(text: str) -> bool:

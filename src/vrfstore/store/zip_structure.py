@@ -24,6 +24,7 @@ flag, a second end record, a directory packed into some bytes, or an extra field
 from __future__ import annotations
 
 import io
+import re
 import struct
 import unicodedata
 import zipfile
@@ -243,10 +244,11 @@ def _check_only_end(tail: bytes, start: int) -> None:
     last = tail.rfind(_END_SIGNATURE)
     if last < 0 or len(tail) - last < _END.size:
         _refuse("there is no end record: not a zip archive, or one that was cut off")
-    # Not even in the data of a member, where a reader that searches from the front would find it.
-    first = tail.find(_END_SIGNATURE)
-    if first != last:
-        _refuse(f"there are several end records, at {start + first} and at {start + last}")
+    # An archive that is a member has one too, but only one that leads to the very end is a second one of ours.
+    for other in re.finditer(re.escape(_END_SIGNATURE), tail[:last]):
+        end = other.start() + _END.size
+        if end <= len(tail) and end + _END.unpack_from(tail, other.start())[-1] == len(tail):
+            _refuse(f"there are several end records, at {start + other.start()} and at {start + last}")
     comment = _END.unpack_from(tail, last)[-1]
     if comment:
         _refuse("the archive has a comment")
