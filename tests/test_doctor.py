@@ -22,7 +22,10 @@ from support.wheels import WheelSpec, build_wheel
 from vrfstore import codec, fs
 from vrfstore.cli.doctor_command import command
 from vrfstore.runner import doctor
-from vrfstore.runner.doctor import (
+from vrfstore.runner.doctor import examine
+from vrfstore.runner.doctor import judge as judging
+from vrfstore.runner.doctor import look as looking
+from vrfstore.runner.doctor.facts import (
     Base,
     Clock,
     Disk,
@@ -33,11 +36,9 @@ from vrfstore.runner.doctor import (
     Place,
     Probes,
     Tools,
-    examine,
-    judge,
-    look,
-    mount_of,
 )
+from vrfstore.runner.doctor.judge import judge
+from vrfstore.runner.doctor.look import look, mount_of
 from vrfstore.store import leases
 from vrfstore.store.layout import FORMAT, SUBDIRECTORIES
 from vrfstore.store.store import Store
@@ -161,10 +162,10 @@ def test_each_fact_that_is_not_good_is_said_once_and_nothing_else(
     assert finding.advice is not None or state == "note"
 
 
-@pytest.mark.parametrize("feature", doctor._CONSEQUENCES)
+@pytest.mark.parametrize("feature", judging._CONSEQUENCES)
 def test_each_feature_that_fails_is_judged(feature: str) -> None:
     (finding,) = not_good(changed("probes", failed={feature: "refused"}))
-    assert finding.state == doctor._CONSEQUENCES[feature][0]
+    assert finding.state == judging._CONSEQUENCES[feature][0]
     assert finding.message.startswith(f"{feature}: refused; ")
     assert finding.advice
 
@@ -234,7 +235,7 @@ def test_options_are_those_of_the_mount_and_of_the_file_system() -> None:
 def test_the_resolution_is_the_largest_step_that_all_stamps_are_multiples_of(
     times: list[int], step: int
 ) -> None:
-    assert doctor._resolution(times) == step
+    assert looking._resolution(times) == step
 
 
 # Real stores.
@@ -429,7 +430,7 @@ def test_probes_are_removed_even_where_one_of_them_fails(
         raise KeyboardInterrupt
 
     def use(attempt: object) -> None:
-        monkeypatch.setattr(doctor, "_FEATURES", {"flock": attempt})
+        monkeypatch.setattr(looking, "_FEATURES", {"flock": attempt})
 
     use(refuse)
     assert looked(store.root).probes.failed == {"flock": "not here"}
@@ -453,7 +454,7 @@ def test_a_gc_that_takes_the_probes_for_leftovers_is_not_a_fault_of_the_file_sys
         Path(directory, "left").touch()
         return ""
 
-    monkeypatch.setattr(doctor, "_FEATURES", {"flock": swept})
+    monkeypatch.setattr(looking, "_FEATURES", {"flock": swept})
     assert looked(store.root).probes.failed == {}
     assert looked(store.root).probes.untried == ""
     assert len(set(taken)) == 2
@@ -509,13 +510,13 @@ def test_a_default_python_that_is_not_there_is_said(store: Store) -> None:
 def test_uv_on_path_is_asked_for_its_version(tmp_path: Path, script: str, version: str | None) -> None:
     (tmp_path / "uv").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "uv").chmod(0o755)
-    assert doctor._uv_on_path(str(tmp_path)) == version
-    assert doctor._uv_on_path(str(tmp_path / "home")) is None
+    assert looking._uv_on_path(str(tmp_path)) == version
+    assert looking._uv_on_path(str(tmp_path / "home")) is None
 
 
 def test_what_is_not_installed_has_no_version() -> None:
-    assert doctor._distribution("pip")
-    assert doctor._distribution("no-such-distribution-here") is None
+    assert looking._distribution("pip")
+    assert looking._distribution("no-such-distribution-here") is None
 
 
 # Users.

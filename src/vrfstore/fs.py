@@ -116,10 +116,13 @@ _AT_CURRENT_DIRECTORY = -100
 _RENAME_EXCHANGE = 2
 
 
-def exchange(one: str, other: str) -> None:
+def exchange(one: str, other: str) -> bool:
     """Let two paths of one directory change places, so that neither is ever missing (renameat2(2)).
 
     Where the kernel or the file system cannot do that, ``other`` is missing for the moment between two renames.
+
+    Returns:
+        Whether it was done in one step.
     """
     import ctypes  # noqa: PLC0415 - 5 ms that only a repair pays
 
@@ -129,7 +132,7 @@ def exchange(one: str, other: str) -> None:
     if hasattr(library, "renameat2"):
         places = (_AT_CURRENT_DIRECTORY, os.fsencode(one), _AT_CURRENT_DIRECTORY, os.fsencode(other))
         if library.renameat2(*places, _RENAME_EXCHANGE) == 0:
-            return
+            return True
         code = ctypes.get_errno()
     if code not in {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}:
         raise OSError(code, os.strerror(code), other)
@@ -137,6 +140,7 @@ def exchange(one: str, other: str) -> None:
     os.rename(other, aside)
     os.rename(one, other)
     os.rename(aside, one)
+    return False
 
 
 def change_mode(path: str, mode: int) -> None:

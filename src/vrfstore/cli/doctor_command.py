@@ -12,7 +12,8 @@ import click
 from vrfstore.cli import render
 from vrfstore.cli.options import json_option, store_option
 from vrfstore.errors import StoreError
-from vrfstore.runner.doctor import Finding, State, examine, store_root
+from vrfstore.runner.doctor import examine, store_root
+from vrfstore.runner.doctor.facts import Finding, State
 
 __all__ = ["command"]
 

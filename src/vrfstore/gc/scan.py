@@ -33,7 +33,8 @@ def now() -> float:
     """Return the time that files are stamped with, seconds since the epoch.
 
     The kernel stamps with the time of its last tick, which is up to 4 ms behind ``time.time()``. Compared with
-    that, a stamp made after a scan began could look as if it had been made before.
+    that, a stamp made after a scan began could look as if it had been made before. Kernels with multigrain stamps may
+    be ahead of it instead, which keeps more.
     """
     return time.clock_gettime(_CLOCK_REALTIME_COARSE)
 
