@@ -347,3 +347,20 @@ def test_every_effect_is_announced_before_it_happens(tmp_path: Path, monkeypatch
         ("unlink", f"{root}/file", True),
         ("rmdir", root, True),
     ]
+
+
+def test_a_tree_goes_into_which_somebody_is_still_putting_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "tree"
+    (tree / "inner").mkdir(parents=True)
+    late = [tree / "inner/late", tree / "later"]
+
+    def put(effect: str, _path: str) -> None:
+        if effect == "rmdir" and late:
+            late.pop(0).touch()
+
+    monkeypatch.setattr(fs, "on_effect", put)
+    fs.remove_tree(str(tree))
+    assert not tree.exists()
+    assert late == []

@@ -305,6 +305,9 @@ def _syncfs(descriptor: int) -> None:
 _DEEPEST = 64
 """How many directories are open at a time while a tree is removed."""
 
+_ROUNDS = 8
+"""How often a tree is emptied again into which somebody was still putting something."""
+
 
 def remove_tree(path: str) -> None:
     """Remove a directory and all below it, sealed or not, or a single file, without ever following a symlink.
@@ -328,13 +331,22 @@ def _remove_below(parent: int, name: str, path: str) -> None:
         os.unlink(name, dir_fd=parent)
         return
     try:
-        # Whatever is too deep comes back up here, to be emptied in the next round.
-        while _empty(descriptor, path, top=descriptor, depth=0):
-            pass
+        for _ in range(_ROUNDS):
+            try:
+                # Whatever is too deep comes back up here, to be emptied in the next round.
+                while _empty(descriptor, path, top=descriptor, depth=0):
+                    pass
+                _effect("rmdir", path)
+                os.rmdir(name, dir_fd=parent)
+            except OSError as error:
+                # A rename that had found its way before the tree got its dead name, as of a pyc.
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+            else:
+                return
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
     finally:
         os.close(descriptor)
-    _effect("rmdir", path)
-    os.rmdir(name, dir_fd=parent)
 
 
 def _empty(descriptor: int, path: str, *, top: int, depth: int) -> bool:

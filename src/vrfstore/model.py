@@ -172,7 +172,7 @@ class Event:
 
     Attributes:
         kind: ``resolving``, ``resolved``, ``waiting``, ``missing``, ``received``, ``fetched``,
-            ``unpacked`` or ``linking``.
+            ``unpacked``, ``linking``, ``compiling``, ``compiled`` or ``verified``.
         subject: What it is about: a file name, or whom one waits for.
         size: Bytes, where it makes sense (``received``: since the last event).
         total: Bytes expected, or the number of things expected; 0 where unknown.

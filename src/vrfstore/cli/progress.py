@@ -106,6 +106,13 @@ class _Bars:
             case "compiling":
                 self._done = 0
                 self._step(f"compiling for {event.subject}", total=event.total)
+            case "verified":
+                if self._task is None:
+                    self._began = time.monotonic()
+                    self._step("verifying", total=event.total)
+                self._done += 1
+                self._bytes += event.size
+                self._update()
             case "compiled":
                 self._done += event.size
                 if self._task is not None:

@@ -7,7 +7,7 @@
       entries/<short>-<name>-<ver>/   an unpacked wheel, sealed
           site-packages/ data/ scripts/ headers/     the wheel, by scheme
           links/                                     ready-made inodes that environments hard-link
-          bytecode/<cache tag>.json                  what has been compiled; the pycs are in __pycache__
+          bytecode/<cache tag>-<magic>.json          what has been compiled; the pycs are in __pycache__
           manifest.json                              everything that verify needs
           plan.json                                  the little that linking needs
       environments/<key>[.generation]/               a symlink farm; vrfstore.json inside is its record
