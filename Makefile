@@ -72,6 +72,10 @@ dist: $(VENV)/pyvenv.cfg ## build the wheel, install it into a fresh environment
 bench-quick: $(VENV)/.dev ## measure a hit and a warm link beside a bare Python and uv
 	$(BIN)/python benchmarks/quick.py
 
+.PHONY: bench-archives
+bench-archives: $(VENV)/.dev ## measure export and import beside tar with gzip
+	$(BIN)/python benchmarks/archives.py
+
 .PHONY: clean
 clean: ## remove everything that was made here
 	@# A store may protect its directories from writing.

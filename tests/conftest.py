@@ -8,8 +8,30 @@ from pathlib import Path
 
 import pytest
 
+from support import crash
 from support.index import Index
 from vrfstore.store.store import Store
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests that kill processes try every step."""
+    parser.addoption(
+        "--kill-all", action="store_true", help="kill at every step, not only at a sample of them"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Pass it on."""
+    crash.every_step = config.getoption("--kill-all")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how often something was killed."""
+    if crash.kills:
+        done, steps = (sum(numbers) for numbers in zip(*crash.kills.values(), strict=True))
+        several = f"{len(crash.kills)} tests" if len(crash.kills) > 1 else "1 test"
+        rest = "" if done == steps else f", of {steps:,}; all of them with --kill-all"
+        terminalreporter.write_line(f"kill points: {done:,} in {several}{rest}")
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from support.crash import together
 from support.index import Index
-from support.wheels import WheelSpec
+from support.wheels import WheelSpec, build_wheel
+from vrfstore import fs
 from vrfstore.gc.policy import Policy
 from vrfstore.gc.sweep import collect
-from vrfstore.store.store import Store
+from vrfstore.store.store import Added, Store
 
 NAMES = tuple(f"crate{number}" for number in range(12))
 KILLS = 10
@@ -79,6 +83,36 @@ def test_eight_at_once_download_and_unpack_each_wheel_once_and_agree(
     assert len(store.environments()) == 1
     assert rubbish(store) == []
     assert_works(answers.pop())
+
+
+def test_sixteen_that_add_the_same_twenty_wheels_unpack_each_once(store: Store, tmp_path: Path) -> None:
+    noise = random.Random(1).randbytes(1 << 18)
+    small = [WheelSpec(name=f"small{number}") for number in range(17)]
+    # Too large to be unpacked where they are asked for, where processors allow.
+    large = [WheelSpec(name=f"large{number}", files={"noise.bin": noise}) for number in range(3)]
+    wheels = [build_wheel(spec, tmp_path) for spec in (*small, *large)]
+    staging = re.compile(rf"{re.escape(store.root)}/entries/\.new-[^/]*")
+
+    def add(turn: int) -> tuple[int, list[str]]:
+        staged = []
+
+        def count(name: str, path: str) -> None:
+            if name == "mkdir" and staging.fullmatch(path):
+                staged.append(path)
+
+        fs.on_effect = count  # in a process of its own
+        results = store.add_all(wheels[turn:] + wheels[:turn])
+        added = [result for result in results if isinstance(result, Added)]
+        assert len(added) == len(wheels)
+        return len(staged), [added.plan.reference.name for added in added if added.new]
+
+    answers = together(*(functools.partial(add, turn) for turn in range(16)))
+    assert sorted(name for _, new in answers for name in new) == sorted(
+        spec.name for spec in (*small, *large)
+    )
+    assert len(small) <= sum(staged for staged, _ in answers) <= len(wheels)
+    assert len(store.entries()) == len(wheels)
+    assert rubbish(store) == []
 
 
 def test_a_link_killed_at_any_moment_can_be_made_again_and_gc_leaves_no_rubbish(

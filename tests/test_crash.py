@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from support.crash import LOCK, base, dangling, each_kill, litter, make_environment, tree, wheel_digest
+from support.crash import (
+    LOCK,
+    base,
+    count_kill,
+    count_steps,
+    dangling,
+    each_kill,
+    litter,
+    make_environment,
+    sampled,
+    tree,
+    wheel_digest,
+)
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs
+from vrfstore.errors import VrfstoreError
 from vrfstore.gc import roots, sweep
 from vrfstore.gc.policy import Policy
 from vrfstore.linker.link import environment_key, link
-from vrfstore.store import leases
-from vrfstore.store.store import Store
+from vrfstore.model import EntryReference
+from vrfstore.store import leases, unpacking
+from vrfstore.store.ingest import Job, stage
+from vrfstore.store.store import Added, Store
+from vrfstore.store.zip_structure import Limits
 
 SHARED = WheelSpec(
     name="shared",
@@ -98,6 +115,74 @@ def test_an_addition_killed_anywhere_is_made_good_by_the_next(
         assert litter(store) == [], point
         assert tree(f"{store.root}/entries") == tree(f"{whole.root}/entries"), point
         fs.remove_tree(store.layout.of("entries", entry))
+
+
+def two_large(folder: Path) -> list[Path]:
+    """Wheels that are unpacked in processes of their own."""
+    noise = random.Random(1).randbytes(1 << 18)
+    specs = [WheelSpec(name=name, files={f"{name}.py": "", f"{name}.bin": noise}) for name in ("elm", "oak")]
+    return [build_wheel(spec, folder) for spec in specs]
+
+
+def unpacked(wheel: Path, staging: Path) -> None:
+    reference = EntryReference(digest=wheel_digest(wheel), name="elm", version="1.0", directory="elm")
+    job = Job(
+        path=str(wheel), filename=wheel.name, origin="", size=0, reference=reference, staging=str(staging),
+        limits=Limits(),
+    )  # fmt: skip
+    stage(job)
+
+
+def collect_when_nobody_is_left(store: Store) -> None:
+    """Collect once the processes of a killed caller have ended, which they do by themselves."""
+    while any(lease.alive for lease in leases.read(store.layout)):
+        time.sleep(0.001)
+    assert not collect(store, LEFTOVERS_ONLY).problems
+
+
+@pytest.mark.slow
+def test_an_addition_of_many_killed_anywhere_is_made_good_by_the_next(
+    tmp_path: Path, store: Store, kills: list[int]
+) -> None:
+    wheels = two_large(tmp_path)
+    whole = Store.open(tmp_path / "whole")
+    entries = [whole.add(wheel).plan.reference.directory for wheel in wheels]
+    for point, _ in each_kill(lambda: store, lambda store: store.add_all(wheels)):
+        kills.append(point)
+        assert set(store.entries()) <= set(entries), point
+        collect_when_nobody_is_left(store)
+        assert litter(store) == [], point
+        assert all(isinstance(result, Added) for result in store.add_all(wheels)), point
+        assert litter(store) == [], point
+        assert tree(f"{store.root}/entries") == tree(f"{whole.root}/entries"), point
+        for entry in entries:
+            fs.remove_tree(store.layout.of("entries", entry))
+
+
+@pytest.mark.slow
+def test_of_processes_killed_at_any_step_of_unpacking_nothing_stays(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = two_large(tmp_path)
+    program = unpacking._SERVE
+    program = program.replace("\nserve()", "\nfrom support.crash import arm\narm({point})\nserve()")
+    assert "arm" in program
+    # All that happens in a process for one wheel, and the answer that it writes at the end.
+    steps = 1 + count_steps(lambda: unpacked(wheels[0], tmp_path / "counted"))
+    for point in sampled(steps):
+        monkeypatch.setattr(unpacking, "_SERVE", program.replace("{point}", str(point)))
+        before = tree(store.root, without=("holds",))
+        results = store.add_all(wheels)
+        died = [result for result in results if isinstance(result, VrfstoreError)]
+        assert {error.kind for error in died} <= {"unpacker-died"}, point
+        assert len(store.entries()) == 2 - len(died), point
+        assert litter(store) == [], point
+        if len(died) == len(wheels):
+            assert tree(store.root, without=("holds",)) == before, point
+        assert died, point
+        count_kill(steps)
+        for entry in store.entries():
+            fs.remove_tree(store.layout.of("entries", entry))
 
 
 @pytest.mark.slow

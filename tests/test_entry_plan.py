@@ -17,7 +17,6 @@ from vrfstore import codec
 from vrfstore.model import Digest, EntryPlan, EntryReference, Tree
 from vrfstore.store.entry_plan import (
     SHARED_DATA,
-    StoredFile,
     directory_tree,
     installed_path,
     link_target,
@@ -29,6 +28,7 @@ from vrfstore.store.entry_plan import (
     scheme_trees,
 )
 from vrfstore.store.layout import DIGEST_LENGTHS, Layout, entry_directory, environment_directory
+from vrfstore.store.manifest import StoredFile
 
 DIST_INFO = "alpha-1.0.dist-info"
 Trees = dict[str, Tree]

@@ -9,9 +9,11 @@ import json
 import os
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -142,6 +144,56 @@ def with_stored_module(content: bytes, swapped: bytes) -> bytes:
     return data.replace(content, swapped)
 
 
+def by_hand(
+    *,
+    packed: Callable[[bytes], bytes] = bytes,
+    size: int | None = None,
+    name: str = MODULE,
+    crc: int | None = None,
+    shift: int = 0,
+    second: int | None = None,
+    prepended: bytes = b"",
+    gap: bytes = b"",
+    appended: bytes = b"",
+) -> bytes:
+    """A wheel whose archive was written by hand, oddly.
+
+    Args:
+        packed: Changes the compressed bytes of the module; the headers have their true length.
+        size: The uncompressed size of the module that all headers declare.
+        name: The module's name in its local header.
+        crc: The module's CRC in its local header.
+        shift: What the central directory adds to all offsets.
+        second: The offset of the second member, as the central directory has it.
+        prepended: Bytes before the first member.
+        gap: Bytes after it.
+        appended: Bytes after everything.
+    """
+    with zipfile.ZipFile(io.BytesIO(wheel_bytes(DEMO))) as archive:
+        contents = {info.filename: archive.read(info) for info in archive.infolist()}
+    body, directory = prepended, b""
+    for number, (member, data) in enumerate(contents.items()):
+        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        stream = deflater.compress(data) + deflater.flush()
+        true, length, local_name = zlib.crc32(data), len(data), member
+        local = true
+        if not number:
+            stream, length = packed(stream), length if size is None else size
+            local, local_name = true if crc is None else crc, name
+        offset = second if number == 1 and second is not None else len(body) + shift
+        body += struct.pack(
+            "<4s5H3L2H", b"PK\3\4", 20, 0, 8, 0, 0x21, local, len(stream), length, len(local_name), 0
+        )
+        body += local_name.encode() + stream + (b"" if number else gap)
+        directory += struct.pack(
+            "<4s6H3L5H2L", b"PK\1\2", 0x314, 20, 0, 8, 0, 0x21, true, len(stream), length, len(member), 0, 0,
+            0, 0, 0o100644 << 16, offset,
+        )  # fmt: skip
+        directory += member.encode()
+    counts = (0, 0, len(contents), len(contents), len(directory), len(body) + shift, 0)
+    return body + directory + struct.pack("<4s4H2LH", b"PK\5\6", *counts) + appended
+
+
 def renamed_dist_info(name: str) -> bytes:
     spec = replace(DEMO, files={MODULE: ""})
     return wheel_bytes(spec, members=lambda members: [_moved(member, name) for member in members])
@@ -175,6 +227,7 @@ MEMBER_NAMES = {
 }
 
 ENTRY_POINTS = {
+    "multiplies": "[console_scripts]\n" + "".join(f"a{n} = " + f"%(a{n + 1})s" * 10 + "\n" for n in range(9)),
     "slash": "[console_scripts]\ndemo/run = demo:run\n",
     "dots": "[console_scripts]\n.. = demo:run\n",
     "control": "[console_scripts]\ndemo\x07 = demo:run\n",
@@ -307,6 +360,12 @@ HOSTILE = [
             "extension": "demo-1.0-py3-none-any.zip",
             "bad-version": "demo-one-py3-none-any.whl",
             "bad-name": "de mo-1.0-py3-none-any.whl",
+            "no-name": "-1.0-py3-none-any.whl",
+            "dots-for-a-name": "..-1.0-py3-none-any.whl",
+            "another-script": "dèmo-1.0-py3-none-any.whl",
+            "newline": "demo-1.0\n-py3-none-any.whl",
+            "not-text": "demo-1.0-1\udcff-py3-none-any.whl",
+            "too-long": f"{'demo' * 47}-1.0-py3-none-any.whl",
         }.items()
     ),
     Hostile("empty", b"", "wheel-archive"),
@@ -318,6 +377,48 @@ HOSTILE = [
     *(
         Hostile(f"{label}-compression", with_bits(wheel_bytes(DEMO), (8, 10), code), "wheel-archive", MODULE)
         for label, code in {"unknown": 97, "not-bzip2": 12, "not-lzma": 14}.items()
+    ),
+    Hostile("inflates-to-more", by_hand(size=10), "wheel-archive", MODULE),
+    Hostile("inflates-to-less", by_hand(size=30), "wheel-archive", MODULE),
+    Hostile("deflated-data-and-more", by_hand(packed=lambda data: data + b"more"), "wheel-archive", MODULE),
+    Hostile("deflated-data-cut-off", by_hand(packed=lambda data: data[:-4]), "wheel-archive", MODULE),
+    Hostile("deflated-data-is-none", by_hand(packed=lambda _: b"\xff" * 9), "wheel-archive", MODULE),
+    Hostile("another-local-name", by_hand(name="demo/__main__.py"), "wheel-member-name", MODULE),
+    Hostile("another-local-crc", by_hand(crc=1), "wheel-archive", MODULE),
+    Hostile("overlapping-members", by_hand(second=0), "wheel-archive", f"{DIST_INFO}/METADATA"),
+    Hostile("prepended", by_hand(prepended=b"#!/bin/sh\n"), "wheel-archive", MODULE),
+    Hostile("prepended-unseen", by_hand(prepended=b"#!/bin/sh\n", shift=-10), "wheel-archive"),
+    Hostile("gap", by_hand(gap=b"PK\3\4 hidden"), "wheel-archive", f"{DIST_INFO}/METADATA"),
+    Hostile("appended", by_hand(appended=b"more"), "wheel-archive"),
+    Hostile("appended-archive", wheel_bytes(DEMO) * 2, "wheel-archive"),
+    Hostile("bomb", by_hand(size=1 << 31), "wheel-bomb"),
+    Hostile("nested-too-deep", with_file("d/" * 61 + "module.py"), "wheel-member-name", "module.py"),
+    Hostile(
+        "record-says-two-things",
+        wheel_bytes(DEMO, record=lambda rows: [*rows, replace(rows[0], size="1")]),
+        "wheel-record",
+        MODULE,
+    ),
+    Hostile("record-shake", with_rows(of_module(digest="shake_128=x")), "wheel-record", MODULE),
+    *(
+        Hostile(
+            f"signature-{label}",
+            wheel_bytes(
+                DEMO,
+                members=lambda members: [*members, Member(f"{DIST_INFO}/RECORD.jws", b"signed")],
+                record=lambda rows, row=row: [*rows, Row(f"{DIST_INFO}/RECORD.jws", *row)],  # type: ignore[misc]
+            ),
+            "wheel-record",
+            f"{DIST_INFO}/RECORD.jws",
+        )
+        for label, row in {"shake": ("shake_128=x", "6"), "weak": ("md5=x", "6"), "size": ("", "x")}.items()
+    ),
+    *(
+        Hostile(f"metadata-two-{label}", with_text("METADATA", text), "wheel-metadata")
+        for label, text in {
+            "names": "Name: demo\nName: other\nVersion: 1.0\n",
+            "versions": "Name: demo\nVersion: 1.0\nVersion: 2.0\n",
+        }.items()
     ),
     *(
         Hostile(f"entry-point-{label}", with_entry_points(text), "wheel-entry-point")
@@ -356,6 +457,7 @@ def test_a_hostile_wheel_is_refused_by_name_and_leaves_no_trace(
     assert (error.kind, error.path, error.exit_code) == (hostile.kind, hostile.filename, 18)
     assert (error.member or "").endswith(hostile.member or "")
     assert (error.member is None) == (hostile.member is None)
+    assert error.member is None or repr(error.member) in error.message
     assert tree(store.root, without=("holds",)) == before
     assert tree(tmp_path, without=("store", "home")) == outside
 
@@ -405,8 +507,9 @@ def test_the_sound_wheel_that_the_hostile_ones_are_made_from_is_accepted(
     assert store.add(build_wheel(DEMO, tmp_path)).new
     # The helpers that rewrite it must not be what makes a wheel hostile.
     rewritten = tmp_path / FILENAME
-    rewritten.write_bytes(with_text("METADATA", "Name: demo\nVersion: 1.0\n"))
-    assert store.add(rewritten).new
+    for data in (with_text("METADATA", "Name: demo\nVersion: 1.0\n"), by_hand()):
+        rewritten.write_bytes(data)
+        assert store.add(rewritten).plan.reference.name == "demo"
 
 
 RICH = WheelSpec(

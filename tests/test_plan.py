@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from vrfstore.errors import CollisionError
 from vrfstore.linker.plan import SENTINEL, EnvironmentPlan, plan_environment
 from vrfstore.model import Digest, EntryPlan, EntryReference, Interpreter
-from vrfstore.store.entry_plan import StoredFile, link_target, ready_record, scheme_trees
+from vrfstore.store.entry_plan import link_target, ready_record, scheme_trees
 from vrfstore.store.layout import entry_directory
+from vrfstore.store.manifest import StoredFile
 
 INTERPRETER = Interpreter(
     executable="/opt/python/bin/python3",

@@ -38,56 +38,119 @@ _CHANGES = frozenset(
 """The audit events of system calls that change a file system; opening a new file is one more."""
 
 
-def killed_at(point: int, action: Callable[[], object]) -> bool:
-    """Run an action in a process that is killed at its ``point``-th step; returns whether it had so many.
+SAMPLE = 40
+"""About how many of its steps an action is killed at, where not ``every_step`` is tried."""
+
+every_step = False
+"""Whether ``each_kill`` leaves out no step; conftest.py sets it."""
+
+kills: dict[str, tuple[int, int]] = {}
+"""By test: how many times something was killed, and how many steps there were to kill it at."""
+
+
+def arm(point: int) -> Callable[[], int]:
+    """Let this process be killed at its ``point``-th step from now; never for 0.
 
     A step is the moment before a system call that changes something, announced to ``fs.on_effect`` or not, or
     the middle of a write.
+
+    Returns:
+        What disarms it again, and returns how many steps there were.
     """
+    sys.dont_write_bytecode = True
+    steps = itertools.count(1)
+    seen = 0
+    armed = True
+
+    def last() -> bool:
+        nonlocal seen
+        if armed:
+            seen = next(steps)
+        return armed and seen == point
+
+    def audit(event: str, details: tuple[object, ...]) -> None:
+        creates = event == "open" and isinstance(details[2], int) and details[2] & os.O_CREAT
+        if (creates or event in _CHANGES) and last():
+            die()
+
+    def write(call: Callable[..., int], descriptor: int, data: memoryview, *offset: int) -> int:
+        if last():
+            call(descriptor, data[: len(data) // 2], *offset)
+            die()
+        return call(descriptor, data, *offset)
+
+    def disarm() -> int:
+        nonlocal armed
+        armed = False
+        return seen
+
+    sys.addaudithook(audit)
+    for name in ("write", "pwrite"):
+        setattr(os, name, functools.partial(write, getattr(os, name)))
+    return disarm
+
+
+def killed_at(point: int, action: Callable[[], object]) -> bool:
+    """Run an action in a process that is killed at its ``point``-th step; returns whether it had so many."""
+    return _run_until(point, action) is None
+
+
+def count_steps(action: Callable[[], object]) -> int:
+    """Run an action in a process; return at how many steps it could have been killed."""
+    steps = _run_until(0, action)
+    assert steps is not None
+    return steps
+
+
+def _run_until(point: int, action: Callable[[], object]) -> int | None:
+    """Run an action in a process that is killed at a step, see ``arm``; return how many it had if it was not."""
+    read, write = os.pipe()
 
     def doomed() -> None:
-        sys.dont_write_bytecode = True
-        steps = iter(range(1, point))
-        armed = True
-
-        def last() -> bool:
-            return armed and next(steps, None) is None
-
-        def audit(event: str, details: tuple[object, ...]) -> None:
-            creates = event == "open" and isinstance(details[2], int) and details[2] & os.O_CREAT
-            if (creates or event in _CHANGES) and last():
-                die()
-
-        def write(call: Callable[..., int], descriptor: int, data: memoryview, *offset: int) -> int:
-            if last():
-                call(descriptor, data[: len(data) // 2], *offset)
-                die()
-            return call(descriptor, data, *offset)
-
-        sys.addaudithook(audit)
-        for name in ("write", "pwrite"):
-            setattr(os, name, functools.partial(write, getattr(os, name)))
+        disarm = arm(point)
         action()
-        armed = False
+        os.write(write, str(disarm()).encode())
 
-    _, status = os.waitpid(_fork(doomed), 0)
+    pid = _fork(doomed)
+    os.close(write)
+    with open(read, "rb") as stream:
+        answer = stream.read()
+    _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return True
+        return None
     assert status == 0, "it failed, see its traceback"
-    return False
+    return int(answer)
+
+
+def sampled(steps: int) -> list[int]:
+    """Return at which of so many steps, counted from 1, to kill: at all of them, or at some and the last ones."""
+    stride = 1 if every_step else max(1, -(-steps // SAMPLE))
+    return sorted({*range(1, steps + 1, stride), *range(max(1, steps - 2), steps + 1)})
 
 
 def each_kill(prepare: Callable[[], T], action: Callable[[T], object]) -> Iterator[tuple[int, T]]:
-    """Kill an action at its first step, then at its second and so on; at last let it end.
+    """Let an action end by itself, to count its steps; then kill it at its first step, and so on to its last.
 
-    Yields, after each attempt, the number of the step and what had been prepared for it.
+    Unless ``every_step`` is wanted, at about ``SAMPLE`` of them.
+
+    Yields, after each attempt, the number of the step and what had been prepared for it; for the one that ended by
+    itself, the number is one more than there are steps.
     """
-    for point in itertools.count(1):
+    prepared = prepare()
+    steps = count_steps(functools.partial(action, prepared))
+    yield steps + 1, prepared
+    for point in sampled(steps):
         prepared = prepare()
-        killed = killed_at(point, functools.partial(action, prepared))
+        if killed_at(point, functools.partial(action, prepared)):
+            count_kill(steps)
         yield point, prepared
-        if not killed:
-            return
+
+
+def count_kill(steps: int) -> None:
+    """Note that the test that runs has killed something that has so many steps."""
+    test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
+    done, _ = kills.get(test, (0, 0))
+    kills[test] = done + 1, steps
 
 
 def die() -> NoReturn:

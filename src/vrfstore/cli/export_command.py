@@ -8,6 +8,7 @@ import click
 
 from vrfstore.cli import render
 from vrfstore.cli.options import json_option, store_option
+from vrfstore.cli.progress import watching
 from vrfstore.errors import UsageError
 from vrfstore.store.store import Store
 
@@ -34,7 +35,7 @@ Examples:
 @click.option(
     "--wheels",
     is_flag=True,
-    help="Put the wheels themselves in, which prove what they are, from where they were added.",
+    help="Put the wheels themselves in, which prove what they are, from where they came from.",
 )
 @click.option(
     "--wheel-dir",
@@ -62,7 +63,7 @@ def command(
     TARGETS are paths, names as `vrfstore list` shows them, or the beginning of one. The same input gives the same
     bytes. Prints the archive's SHA-256: whoever imports it with that vouches for it.
     """
-    from vrfstore.runner.transfer import export_archive  # noqa: PLC0415 - zstandard, installer, packaging
+    from vrfstore.runner.exporting import export_archive  # noqa: PLC0415 - zstandard, installer, packaging
 
     if output == _STANDARD and (as_json or os.isatty(1)):
         raise UsageError(
@@ -71,14 +72,16 @@ def command(
             else "an archive is nothing for a terminal",
             hint="give a file with -o, or a pipe",
         )
-    result = export_archive(
-        targets,
-        output,
-        store=Store.open(store or default_store),
-        wheels=wheels,
-        wheel_directories=wheel_directories,
-        force=force,
-    )
+    with watching() as watch:
+        result = export_archive(
+            targets,
+            output,
+            store=Store.open(store or default_store),
+            wheels=wheels,
+            wheel_directories=wheel_directories,
+            force=force,
+            watch=watch,
+        )
     for warning in result.warnings:
         render.warn(warning)
     if as_json:

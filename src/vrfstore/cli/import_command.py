@@ -14,7 +14,7 @@ from vrfstore.model import parse_digest
 from vrfstore.store.store import Store
 
 if TYPE_CHECKING:
-    from vrfstore.runner.transfer import ImportResult
+    from vrfstore.runner.importing import ImportResult
 
 __all__ = ["command"]
 
@@ -91,7 +91,7 @@ def command(  # noqa: PLR0913 - one for each option
     An environment is linked for an interpreter of the same implementation, version X.Y, ABI and platform; for any
     other, a warning says so.
     """
-    from vrfstore.runner.transfer import import_archive  # noqa: PLC0415 - zstandard, installer, packaging
+    from vrfstore.runner.importing import import_archive  # noqa: PLC0415 - zstandard, installer, packaging
     from vrfstore.store.archive_read import ArchiveLimits  # noqa: PLC0415
 
     if sha256 is not None and trust:

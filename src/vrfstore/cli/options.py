@@ -63,7 +63,7 @@ class _Size(_Number):
         """Return bytes."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)(ib|b)?", str(value).strip().lower())
+        match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) ?([kmgt]?)(ib|b)?", str(value).strip().lower())
         if match is None or (match[3] == "ib" and not match[2]):
             self.fail(f"{value!r} is not a size such as 500M or 4GiB.", param, ctx)
         unit = 1024 ** "kmgt".index(match[2]) * 1024 if match[3] == "ib" else _BYTES[match[2]]

@@ -93,31 +93,37 @@ class _Bars:
             case "resolving" | "waiting" if not self._began:
                 self._step(_sentence(event))
             case "missing":
-                self._began = time.monotonic()
-                self._step("fetching", total=event.total)
+                self._begin(event.subject or "fetching", event.total)
+            case "linking":
+                self._step("linking")
+            case "compiling":
+                self._done = 0
+                self._step(f"compiling for {event.subject}", total=event.total)
+            case _:
+                self._count(event)
+
+    def _count(self, event: Event) -> None:
+        """Show that something went on with the step under way."""
+        match event.kind:
             case "received":
                 self._bytes += event.size
                 self._update()
             case "unpacked":
                 self._done += 1
                 self._update()
-            case "linking":
-                self._step("linking")
-            case "compiling":
-                self._done = 0
-                self._step(f"compiling for {event.subject}", total=event.total)
             case "verified":
                 if self._task is None:
-                    self._began = time.monotonic()
-                    self._step("verifying", total=event.total)
+                    self._begin("verifying", event.total)
                 self._done += 1
                 self._bytes += event.size
                 self._update()
             case "compiled":
                 self._done += event.size
-                if self._task is not None:
-                    detail = f"{self._done} modules"
-                    self._started().update(self._task, completed=self._done, detail=detail)
+                self._update(f"{self._done} modules")
+
+    def _begin(self, text: str, total: int) -> None:
+        self._began = time.monotonic()
+        self._step(text, total=total)
 
     def _step(self, text: str, total: int | None = None) -> None:
         progress = self._started()
@@ -125,11 +131,11 @@ class _Bars:
             progress.remove_task(self._task)
         self._task = progress.add_task(text, total=total, detail="")
 
-    def _update(self) -> None:
+    def _update(self, detail: str | None = None) -> None:
         if self._task is not None:
             speed = self._bytes / max(time.monotonic() - self._began, 0.1)
-            detail = f"{size(self._bytes)}, {size(speed)}/s"
-            self._started().update(self._task, completed=self._done, detail=detail)
+            shown = detail or f"{size(self._bytes)}, {size(speed)}/s"
+            self._started().update(self._task, completed=self._done, detail=shown)
 
     def _started(self) -> Progress:
         if self._progress is None:

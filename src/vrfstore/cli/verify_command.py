@@ -50,7 +50,7 @@ Examples:
     multiple=True,
     type=click.Path(exists=True),
     metavar="PATH",
-    help="A wheel, or a directory of wheels, to repair from. May be given several times.",
+    help="A wheel, a directory of wheels, or an archive of export, to repair from. May be given several times.",
 )
 @store_option
 @json_option

@@ -6,23 +6,26 @@ theirs; so is what they removed.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
-from vrfstore import fs
+from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError, VrfstoreError
 from vrfstore.linker.plan import plan_environment
-from vrfstore.model import Interpreter
+from vrfstore.model import EntryPlan, Interpreter
 from vrfstore.store import interpreters, records
+from vrfstore.store.entry_plan import DAMAGED, plan_from_json
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 from vrfstore.store.verify import Problem
 
-__all__ = ["Linked", "check_environment", "expected_links", "relink"]
+__all__ = ["Linked", "check_environment", "expected_links", "leads_nowhere", "relink"]
 
 _CHUNK = 1 << 20
 
@@ -38,6 +41,12 @@ class Linked:
 
     source: str
     path: str
+
+    @property
+    def entry(self) -> str:
+        """The directory name of the entry that it comes from; empty where it is a link to the interpreter."""
+        part, _, rest = self.source.partition("/")
+        return rest.partition("/")[0] if part == "entries" else ""
 
 
 def _interpreter(record: EnvironmentRecord) -> Interpreter:
@@ -68,8 +77,15 @@ def expected_links(store: Store, record: EnvironmentRecord) -> list[Linked]:
         StoreDamagedError: An entry that it refers to is gone or cannot be read.
     """
     interpreter = _interpreter(record)
+    hashes = functools.cache(store.manifest_hashes)
     try:
-        plans = [store.plan(wheel.directory) for wheel in record.wheels]
+        plans = [_plan(store, wheel.directory) for wheel in record.wheels]
+        plan = plan_environment(
+            plans,
+            interpreter,
+            interpreter_links=interpreters.ready_links_name(interpreter),
+            hashes_of=lambda entry: hashes(entry.reference.directory),
+        )
     except FileNotFoundError as error:
         directory = os.path.dirname(str(error.filename))
         raise StoreDamagedError(
@@ -78,56 +94,100 @@ def expected_links(store: Store, record: EnvironmentRecord) -> list[Linked]:
             path=directory,
             hint=f"mend it with: vrfstore verify --repair {os.path.basename(directory)}",
         ) from error
-    hashes = functools.cache(store.manifest_hashes)
-    plan = plan_environment(
-        plans,
-        interpreter,
-        interpreter_links=interpreters.ready_links_name(interpreter),
-        hashes_of=lambda entry: hashes(entry.reference.directory),
-    )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreDamagedError(f"an entry's plan makes no sense: {error!r}") from error
     return [Linked(source, path) for source, path in plan.links]
 
 
-def check_environment(store: Store, record: EnvironmentRecord) -> tuple[Problem, ...]:
+def _plan(store: Store, directory: str) -> EntryPlan:
+    """Return the plan of an entry, also of one that new links refuse."""
+    try:
+        return store.plan(directory)
+    except StoreDamagedError as error:
+        if error.kind != "entry-damaged":
+            raise
+    value = codec.loads(fs.read_file(f"{store.layout.of('entries', directory)}/plan.json"))
+    return plan_from_json({key: value[key] for key in value if key != DAMAGED})
+
+
+def check_environment(
+    store: Store, record: EnvironmentRecord, *, damaged: Collection[str] = ()
+) -> tuple[Problem, ...]:
     """Return what is wrong with the links of an environment.
 
     Where somebody changed its own directories by hand, files that differ are his; links that lead nowhere, or
     elsewhere, are wrong all the same.
+
+    Args:
+        store: The store.
+        record: The environment's.
+        damaged: Directory names of entries that tell nothing of what links should be.
     """
     try:
         expected = expected_links(store, record)
     except VrfstoreError as error:
         return (Problem(kind="unchecked", path="", message=f"cannot be checked: {error}"),)
+    own_ends = _own_ends(_interpreter(record))
     root = store.layout.of("environments", record.directory)
     untouched = records.unchanged(store.layout, record)
-    return tuple(_problems(store, root, expected, untouched=untouched))
-
-
-def _problems(store: Store, root: str, expected: list[Linked], *, untouched: bool) -> Iterator[Problem]:
+    found: list[Problem] = []
     for linked in expected:
-        path = f"{root}/{linked.path}"
-        try:
-            seen = os.lstat(path)
-        except FileNotFoundError:
-            continue
-        if stat.S_ISLNK(seen.st_mode):
-            yield from _link_problems(store, path, linked)
-        elif stat.S_ISREG(seen.st_mode) and untouched and not _same(path, f"{store.root}/{linked.source}"):
+        # What is not there, or not where it was, is no link any more; nor is what we may not look at.
+        with contextlib.suppress(OSError):
+            telling = linked.entry not in damaged
+            end = own_ends.get(linked.source) or _end(f"{store.root}/{linked.source}")
+            found += _problems(store, root, linked, end, untouched=untouched, telling=telling)
+    return tuple(found)
+
+
+def _own_ends(interpreter: Interpreter) -> dict[str, str]:
+    """Return where the ready-made links to an interpreter have to lead, by their paths below the store."""
+    folder = interpreters.ready_links_name(interpreter)
+    return {
+        f"{folder}/python": interpreter.real,
+        f"{folder}/python3": "python",
+        f"{folder}/{interpreter.directory_name}": "python",
+        f"{folder}/lib64": "lib",
+    }
+
+
+def _end(path: str) -> str | None:
+    """Return where a symlink leads; None where there is something else, or nothing."""
+    return os.readlink(path) if os.path.islink(path) else None
+
+
+def _problems(
+    store: Store, root: str, linked: Linked, end: str | None, *, untouched: bool, telling: bool
+) -> Iterator[Problem]:
+    path, source = f"{root}/{linked.path}", f"{store.root}/{linked.source}"
+    seen = os.lstat(path)
+    if stat.S_ISREG(seen.st_mode):
+        if untouched and telling and not _same(path, source):
             message = f"{linked.path} has not the bytes of {linked.source}"
             yield Problem(kind="changed", path=linked.path, message=message)
+    elif stat.S_ISLNK(seen.st_mode):
+        target = os.readlink(path)
+        if telling and not _leads_right(path, target, source, end):
+            yield Problem(kind="repointed", path=linked.path, message=f"{linked.path} leads to {target}")
+        elif leads_nowhere(path):
+            message = f"{linked.path} leads to {target}, which is not there"
+            yield Problem(kind="dangling", path=linked.path, message=message)
 
 
-def _link_problems(store: Store, path: str, linked: Linked) -> Iterator[Problem]:
-    source = f"{store.root}/{linked.source}"
-    target = os.readlink(path)
-    wanted = os.readlink(source) if os.path.islink(source) else None
+def leads_nowhere(path: str) -> bool:
+    """Whether nothing is at the end of a path; somewhere that we may not look, there may be something."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+    return False
+
+
+def _leads_right(path: str, target: str, source: str, end: str | None) -> bool:
+    if end is not None:
+        return target == end
     # A large file that could not be hard-linked is a link to the file in the store.
-    elsewhere = not os.path.samefile(path, source) if wanted is None and os.path.exists(path) else False
-    if elsewhere or (wanted is not None and target != wanted):
-        yield Problem(kind="repointed", path=linked.path, message=f"{linked.path} leads to {target}")
-    elif not os.path.exists(path):
-        message = f"{linked.path} leads to {target}, which is not there"
-        yield Problem(kind="dangling", path=linked.path, message=message)
+    return not (os.path.exists(path) and os.path.exists(source)) or os.path.samefile(path, source)
 
 
 def _same(path: str, source: str) -> bool:
@@ -144,10 +204,16 @@ def _same(path: str, source: str) -> bool:
         return False
 
 
-def relink(store: Store, lease: Lease, record: EnvironmentRecord, *, trusted: bool) -> list[str]:
-    """Link anew what is not as it was linked; return those paths, relative to the environment.
-
-    Each is replaced by a rename, so that nobody finds it missing.
+def relink(
+    store: Store,
+    lease: Lease,
+    record: EnvironmentRecord,
+    *,
+    trusted: bool,
+    wanted: Callable[[Linked], bool],
+    replaced: Collection[str] = (),
+) -> None:
+    """Link anew what is not as it was linked. Each is replaced by a rename, so that nobody finds it missing.
 
     Args:
         store: The store.
@@ -155,31 +221,64 @@ def relink(store: Store, lease: Lease, record: EnvironmentRecord, *, trusted: bo
         record: The environment's.
         trusted: Nobody changed it by hand, so that it may be handed out afterwards as before, and files that
             differ are not somebody's own.
+        wanted: Which links are meant; what they come from is sound.
+        replaced: ``device:inode`` of files of entries that were replaced: these are nobody's own either.
 
     Raises:
         StoreDamagedError: An entry that it refers to is gone or cannot be read.
+        FileNotFoundError: The environment is gone.
     """
     root = store.layout.of("environments", record.directory)
-    mended = []
-    for linked in expected_links(store, record):
+    expected = [linked for linked in expected_links(store, record) if wanted(linked)]
+    if any(not linked.entry for linked in expected):
+        _mend_ready_links(store, lease, _interpreter(record))
+    for linked in expected:
         path, source = f"{root}/{linked.path}", f"{store.root}/{linked.source}"
-        if not os.path.lexists(path) or _is_right(path, source):
-            continue
-        if not os.path.islink(path) and not trusted:
+        if not _to_be_linked(path, source, trusted=trusted, replaced=replaced):
             continue
         temporary = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
         fs.hard_link(source, temporary, place=path)
         fs.rename(temporary, path)
-        mended.append(linked.path)
     if trusted:
         _remember(store, lease, root, record)
-    return mended
 
 
-def _is_right(path: str, source: str) -> bool:
-    if os.path.islink(path) and os.path.islink(source):
-        return os.readlink(path) == os.readlink(source)
-    return os.path.exists(path) and os.path.samefile(path, source)
+def _to_be_linked(path: str, source: str, *, trusted: bool, replaced: Collection[str]) -> bool:
+    try:
+        seen = os.lstat(path)
+        if stat.S_ISLNK(seen.st_mode):
+            end = _end(source)
+            if end is not None:
+                return os.readlink(path) != end
+            return not (os.path.exists(path) and os.path.samefile(path, source))
+        if not stat.S_ISREG(seen.st_mode):  # somebody's own, as a directory that he made of a link
+            return False
+        mine = trusted or f"{seen.st_dev}:{seen.st_ino}" in replaced
+        return mine and not os.path.samefile(path, source)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+
+
+def _mend_ready_links(store: Store, lease: Lease, interpreter: Interpreter) -> None:
+    """Make the ready-made links to an interpreter what they were made as."""
+    interpreters.ready_links(store.layout, lease, interpreter)
+    for source, end in _own_ends(interpreter).items():
+        path = f"{store.root}/{source}"
+        if _end(path) != end:
+            temporary = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+            fs.symlink(end, temporary)
+            _put(temporary, path)
+    sentinel = f"{store.root}/{interpreters.ready_links_name(interpreter)}/sentinel"
+    if not os.path.isfile(sentinel) or os.path.getsize(sentinel):
+        temporary = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+        fs.write_file(temporary, b"", mode=0o444)
+        _put(temporary, sentinel)
+
+
+def _put(temporary: str, path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        fs.remove_tree(path)
+    fs.rename(temporary, path)
 
 
 def _remember(store: Store, lease: Lease, root: str, record: EnvironmentRecord) -> None:

@@ -21,36 +21,32 @@ from __future__ import annotations
 
 import itertools
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
 from vrfstore import codec
-from vrfstore.errors import WheelError
-from vrfstore.model import Digest
+from vrfstore.store.archive_contents import (
+    CONTENTS,
+    ArchivedEntry,
+    FormatError,
+    check_digest,
+    check_number,
+    name_problem,
+)
 from vrfstore.store.entry_plan import DATA, HEADERS, SCRIPTS
 from vrfstore.store.layout import SITE_PACKAGES
 from vrfstore.store.manifest import StoredFile, parents
-from vrfstore.store.wheel import _problem_with_name as problem_with_name
-from vrfstore.store.wheel import parse_filename
 
 if TYPE_CHECKING:
     import zstandard
 
 __all__ = [
     "BLOCK",
-    "CONTENTS",
     "END",
     "FILE",
     "WINDOW_LOG",
-    "ArchivedEntry",
-    "ArchivedEnvironment",
-    "ArchivedLock",
-    "Contents",
-    "FormatError",
-    "Target",
     "checked_manifest",
     "compression",
     "describe_header",
@@ -61,18 +57,11 @@ __all__ = [
     "manifest_member",
     "member_header",
     "member_of",
-    "name_problem",
     "own_files",
     "padding",
     "tar_size",
     "tree_digest",
 ]
-
-_FORMAT = "vrfstore-archive"
-_SCHEMA = 1
-
-CONTENTS = "vrfstore-archive.json"
-"""The name of the first member."""
 
 BLOCK = 512
 """Bytes. Everything in a tar begins at a multiple of it."""
@@ -95,244 +84,6 @@ _LEVEL = 9
 
 _JOB = 1 << 23
 """Bytes that one core packs at a time: small enough that many cores have something to do."""
-
-_LARGEST = 1 << 60
-"""Bytes. A larger number in an archive is nonsense."""
-
-
-class FormatError(Exception):
-    """An archive says what it may not. ``member`` names what is to blame, if it is one member."""
-
-    def __init__(self, message: str, member: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.member = member
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ArchivedEntry:
-    """An entry of an archive: either its own files, or its wheel.
-
-    Attributes:
-        digest: The wheel's SHA-256.
-        name: Its normalised name.
-        version: Its version.
-        filename: The wheel's file name.
-        tree: What all its own files come to, see ``tree_digest``; empty where the wheel comes instead.
-        manifest: Bytes of its manifest; 0 where the wheel comes instead.
-        size: Bytes of its own files together, or of the wheel.
-    """
-
-    digest: Digest
-    name: str
-    version: str
-    filename: str
-    tree: str
-    manifest: int
-    size: int
-
-    @property
-    def wheel_member(self) -> str:
-        """The name of the member that is the wheel itself, where there is one."""
-        return f"entries/{self.digest}/{self.filename}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ArchivedLock:
-    """A lock of an archive: the SHA-256 of its text, and bytes."""
-
-    digest: str
-    size: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
-    """What an interpreter has to be for an environment: what wheels are built for, and not where it is.
-
-    Attributes:
-        implementation: ``cpython``.
-        python: ``X.Y``. Releases of one X.Y have one ABI (PEP 387), so that X.Y.Z does not matter.
-        cache_tag: Such as ``cpython-313`` (PEP 3147).
-        abi_flags: ``t`` for a free-threaded build, else mostly empty.
-        platform: As ``sysconfig.get_platform()``.
-    """
-
-    implementation: str
-    python: str
-    cache_tag: str
-    abi_flags: str
-    platform: str
-
-    @classmethod
-    def of(cls, identity: Mapping[str, object]) -> Target:
-        """Return what an interpreter's identity, as environments record it, comes to elsewhere."""
-        return cls(
-            implementation=str(identity["implementation"]),
-            python=".".join(str(identity["version"]).split(".")[:2]),
-            cache_tag=str(identity["cache_tag"]),
-            abi_flags=str(identity["abi_flags"]),
-            platform=str(identity["platform"]),
-        )
-
-    def __str__(self) -> str:
-        return f"{self.implementation} {self.python}{self.abi_flags} on {self.platform}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ArchivedEnvironment:
-    """An environment of an archive: what it was linked for, the digest of its lock, and those of its wheels."""
-
-    target: Target
-    lock: str
-    wheels: tuple[Digest, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contents:
-    """All that is in an archive, each kind in the order of ``sorted``: the first member."""
-
-    entries: tuple[ArchivedEntry, ...]
-    environments: tuple[ArchivedEnvironment, ...] = ()
-    locks: tuple[ArchivedLock, ...] = ()
-
-    def to_bytes(self) -> bytes:
-        """Return the first member's content."""
-        return codec.dumps(
-            {
-                "format": _FORMAT,
-                "schema": _SCHEMA,
-                "entries": [asdict(entry) for entry in self.entries],
-                "environments": [asdict(environment) for environment in self.environments],
-                "locks": [asdict(lock) for lock in self.locks],
-            }
-        )
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Contents:
-        """Return what the first member of an archive says.
-
-        Raises:
-            FormatError: It is of another schema, not in the one form there is, or does not make sense.
-        """
-        try:
-            value = codec.loads(data)
-            if value["format"] == _FORMAT and value["schema"] != _SCHEMA:
-                raise FormatError(
-                    f"it is of schema {value['schema']!r}; this version knows {_SCHEMA}", CONTENTS
-                )
-            contents = cls(
-                entries=tuple(ArchivedEntry(**entry) for entry in value["entries"]),
-                environments=tuple(map(_environment, value["environments"])),
-                locks=tuple(ArchivedLock(**lock) for lock in value["locks"]),
-            )
-            # Whatever is there too, twice, or a 1.0 or true for a 1, would be written in another way.
-            known = contents.to_bytes() == data
-        except (ValueError, KeyError, TypeError, AttributeError, UnicodeError) as error:
-            raise FormatError(f"it cannot be read: {type(error).__name__}", CONTENTS) from error
-        if not known:
-            raise FormatError("it is not in the form that vrfstore writes", CONTENTS)
-        contents.check()
-        return contents
-
-    def check(self) -> None:
-        """Check that everything is of its type, in order, and refers to what is there.
-
-        Raises:
-            FormatError: It is not.
-        """
-        for entry in self.entries:
-            _check_entry(entry)
-        for lock in self.locks:
-            _check_digest(lock.digest)
-            _check_number(lock.size)
-        _check_order([_entry_order(entry) for entry in self.entries])
-        _check_order([lock.digest for lock in self.locks])
-        digests = {entry.digest for entry in self.entries}
-        if len(digests) != len(self.entries):
-            raise FormatError("it has one wheel twice", CONTENTS)
-        for environment in self.environments:
-            if any(not isinstance(text, str) for text in asdict(environment.target).values()):
-                raise FormatError("an environment is for no interpreter", CONTENTS)
-            for digest in (environment.lock, *environment.wheels):
-                _check_digest(digest)
-            _check_order(environment.wheels)
-            if not digests.issuperset(environment.wheels):
-                raise FormatError("an environment has wheels that are not in the archive", CONTENTS)
-        _check_order([_environment_order(environment) for environment in self.environments])
-        if {environment.lock for environment in self.environments} != {lock.digest for lock in self.locks}:
-            raise FormatError("the locks are not those of the environments", CONTENTS)
-
-    @classmethod
-    def of(
-        cls,
-        entries: Iterable[ArchivedEntry],
-        environments: Iterable[ArchivedEnvironment],
-        locks: Iterable[ArchivedLock],
-    ) -> Contents:
-        """Return contents in their order, everything once."""
-        return cls(
-            entries=tuple(sorted(set(entries), key=_entry_order)),
-            environments=tuple(sorted(set(environments), key=_environment_order)),
-            locks=tuple(sorted(set(locks), key=lambda lock: lock.digest)),
-        )
-
-
-def _environment(value: Mapping[str, Any]) -> ArchivedEnvironment:
-    target, lock, wheels = value["target"], value["lock"], value["wheels"]
-    return ArchivedEnvironment(target=Target(**target), lock=lock, wheels=tuple(wheels))
-
-
-def _entry_order(entry: ArchivedEntry) -> tuple[str, str, str]:
-    return entry.name, entry.version, entry.digest
-
-
-def _environment_order(environment: ArchivedEnvironment) -> tuple[object, ...]:
-    return environment.lock, tuple(asdict(environment.target).values()), environment.wheels
-
-
-def _check_order(keys: Sequence[Any]) -> None:
-    if any(first >= second for first, second in itertools.pairwise(keys)):
-        raise FormatError("it is not in order, or has something twice", CONTENTS)
-
-
-def _check_entry(entry: ArchivedEntry) -> None:
-    _check_digest(entry.digest)
-    _check_number(entry.manifest)
-    _check_number(entry.size)
-    if entry.tree != "":  # whatever else is false is no digest either
-        _check_digest(entry.tree)
-    if bool(entry.tree) is not (entry.manifest > 0):
-        raise FormatError("an entry comes neither as its files nor as its wheel", CONTENTS)
-    problem = name_problem(entry.filename)
-    if problem or "/" in entry.filename:
-        raise FormatError(f"the file name {entry.filename!r} {problem or 'is none'}", CONTENTS)
-    try:
-        name, version, _ = parse_filename(entry.filename)
-    except WheelError as error:
-        raise FormatError(error.message, CONTENTS) from error
-    if (entry.name, entry.version) != (str(name), str(version)):
-        raise FormatError(f"{entry.filename} is not the wheel of {entry.name!r} {entry.version!r}", CONTENTS)
-
-
-def _check_digest(text: object) -> None:
-    if not isinstance(text, str) or len(text) != 64 or set(text) - set("0123456789abcdef"):  # noqa: PLR2004
-        raise FormatError(f"{text!r} is no SHA-256", CONTENTS)
-
-
-def _check_number(number: object) -> None:
-    if type(number) is not int or not 0 <= number <= _LARGEST:  # True is an int
-        raise FormatError(f"{number!r} is no size", CONTENTS)
-
-
-def name_problem(name: object) -> str | None:
-    """Say what is wrong with the path of a file, if anything is: what may not be in a wheel may not be here."""
-    if not isinstance(name, str):
-        return "is no text"
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "has half a character in its name"
-    return "is a directory" if name.endswith("/") else problem_with_name(name)
 
 
 def own_files(files: Iterable[StoredFile]) -> tuple[StoredFile, ...]:
@@ -382,8 +133,8 @@ def _check_file(file: StoredFile, entry: ArchivedEntry) -> None:
     problem = name_problem(file.path) or _misplaced(file.path, entry.name)
     if problem is not None:
         raise FormatError(f"the manifest lists {file.path!r}, which {problem}", member)
-    _check_number(file.size)
-    _check_digest(file.sha256)
+    check_number(file.size)
+    check_digest(file.sha256)
     script = file.path.startswith(f"{SCRIPTS}/")
     if type(file.mode) is not int or (file.mode != _PROGRAM and (file.mode != FILE or script)):
         raise FormatError(f"the manifest gives {file.path!r} the mode {file.mode!r}", member)

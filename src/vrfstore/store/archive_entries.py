@@ -12,17 +12,16 @@ with the very same files; unless somebody vouches for the archive.
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import hashlib
 import io
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from installer.utils import Scheme, parse_entrypoints, parse_metadata_file
+from installer.utils import Scheme, parse_metadata_file
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
@@ -30,13 +29,14 @@ from vrfstore import fs
 from vrfstore.errors import WheelError
 from vrfstore.model import EntryPlan, EntryReference, Event, Watcher
 from vrfstore.store import archive
-from vrfstore.store.archive import ArchivedEntry
+from vrfstore.store.archive_contents import ArchivedEntry
 from vrfstore.store.archive_read import ArchiveReader, Member
 from vrfstore.store.entry_plan import DATA, HEADERS, SCRIPTS
 from vrfstore.store.ingest import EntryWriter, WheelFacts
 from vrfstore.store.layout import DIGEST_LENGTHS, SITE_PACKAGES
 from vrfstore.store.leases import Lease
 from vrfstore.store.manifest import StoredFile
+from vrfstore.store.scripts import entry_points
 from vrfstore.store.store import Store
 from vrfstore.store.wheel import parse_filename
 from vrfstore.store.zip_structure import Limits
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 __all__ = ["ImportedEntry", "import_entries"]
 
 _CHUNK = 1 << 18
+_LARGEST_METADATA, _LARGEST_ENTRY_POINTS = 1 << 22, 1 << 18
+"""Bytes. As in a wheel."""
+
 _MOST_STAGED = 8
 """Entries that wait for their publication while the next one is read."""
 
@@ -85,15 +88,15 @@ def import_entries(
         lease: Protects their digests, and names what is on its way.
         reader: The archive, whose entries come next.
         trusted: Whether somebody vouches for the archive, so that what comes as files is proven too.
-        limits: What is too much for one wheel.
+        limits: What is too much for all wheels that are in the archive as such.
         watch: Is told how many are ``missing``, and of each when it is ``unpacked``.
 
     Raises:
         WheelError: An entry was refused. Those before it stay.
         OSError: The store cannot be written.
     """
-    watch(Event(kind="missing", total=len(reader.contents.entries)))
-    importer = _Importer(store, lease, reader, trusted, limits)
+    watch(Event(kind="missing", subject="importing", total=len(reader.contents.entries)))
+    importer = _Importer(store, lease, reader, trusted, limits, watch)
     with ThreadPoolExecutor(_PUBLISHERS, thread_name_prefix="publish") as pool:
         imported: list[ImportedEntry] = []
         waiting: deque[Future[None]] = deque()
@@ -110,13 +113,16 @@ def import_entries(
     return imported
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Importer:
+    """What takes the entries of one archive; ``limits`` are what is left of them for further wheels."""
+
     store: Store
     lease: Lease
     reader: ArchiveReader
     trusted: bool
     limits: Limits
+    watch: Watcher
 
     def take(self, entry: ArchivedEntry) -> tuple[ImportedEntry, Callable[[], None] | None]:
         """Read one entry; returns what it is, and what is left to do to publish it.
@@ -128,7 +134,7 @@ class _Importer:
             if not entry.tree:
                 return self._from_wheel(entry), None
             files = self._in_order(entry)
-            stack.enter_context(self.store.hold_entry(entry.digest))
+            stack.enter_context(self._hold(entry))
             present = self._present(entry)
             if present is not None:
                 for file in files:
@@ -149,6 +155,10 @@ class _Importer:
                 raise
             held = stack.pop_all()
         return ImportedEntry(plan, new=True), lambda: self._publish(held, staging, reference.directory)
+
+    def _hold(self, entry: ArchivedEntry) -> contextlib.AbstractContextManager[None]:
+        waiting = Event(kind="waiting", subject=f"another vrfstore that makes {entry.filename}")
+        return self.store.hold_entry(entry.digest, on_wait=lambda: self.watch(waiting))
 
     def _publish(self, held: contextlib.ExitStack, staging: str, directory: str) -> None:
         with held:
@@ -210,9 +220,10 @@ class _Importer:
             writer = EntryWriter(staging, facts, reference, claimed="" if self.trusted else entry.tree)
             self._write_file(writer, entry, first, cast("BinaryIO", io.BytesIO(metadata)))
         for file in rest:
-            member = self.reader.file(entry, file)
+            decides = file.path == f"{SITE_PACKAGES}/{dist_info}/entry_points.txt"
+            member = self.reader.file(entry, file, largest=_LARGEST_ENTRY_POINTS if decides else None)
             with self._named(entry, member.name):
-                if file.path != f"{SITE_PACKAGES}/{dist_info}/entry_points.txt":
+                if not decides:
                     self._write_file(writer, entry, file, cast("BinaryIO", member))
                     continue
                 text = member.read()
@@ -237,7 +248,7 @@ class _Importer:
 
     def _whole(self, entry: ArchivedEntry, file: StoredFile) -> bytes:
         """Return the content of METADATA."""
-        member = self.reader.file(entry, file)
+        member = self.reader.file(entry, file, largest=_LARGEST_METADATA)
         data = member.read()
         if hashlib.sha256(data).hexdigest() != file.sha256:
             self._refuse_content(member.name)
@@ -280,18 +291,11 @@ class _Importer:
     def _entry_points(
         self, entry: ArchivedEntry, file: StoredFile, data: bytes
     ) -> list[tuple[str, str, str, ScriptSection]]:
-        member = archive.member_of(entry, file)
         try:
-            found = list(parse_entrypoints(data.decode()))
-        except (configparser.Error, AssertionError, UnicodeDecodeError):
-            # installer asserts that a target is a module and a function.
-            self.reader.refuse("it cannot be read", kind="wheel-entry-point", member=member)
-        for name, *_ in found:
-            if "/" in name or name in {".", ".."} or not name.isprintable() or archive.name_problem(name):
-                self.reader.refuse(
-                    f"the entry point {name!r} is not a file name", kind="wheel-entry-point", member=member
-                )
-        return found
+            return entry_points(data.decode())
+        except ValueError as error:
+            member = archive.member_of(entry, file)
+            self.reader.refuse(f"it cannot be used: {error}", kind="wheel-entry-point", member=member)
 
     def _from_wheel(self, entry: ArchivedEntry) -> ImportedEntry:
         """Unpack the wheel that comes next as ``add`` does; its digest proves what it is."""
@@ -308,12 +312,18 @@ class _Importer:
                     kind="hash-mismatch",
                     member=member.name,
                 )
-            with self._named(entry, member.name), self.store.hold_entry(digest):
+            with self._named(entry, member.name), self._hold(entry):
                 added = self.store.ingest_held(
                     self.lease, temporary, entry.filename, digest, limits=self.limits
                 )
         finally:
             fs.remove_file(temporary)
+        files = len(self.store.manifest(added.plan.reference.directory).files)
+        self.limits = replace(
+            self.limits,
+            unpacked=max(0, self.limits.unpacked - added.plan.unpacked),
+            files=max(0, self.limits.files - files),
+        )
         return ImportedEntry(added.plan, new=added.new, warnings=added.warnings)
 
 

@@ -20,15 +20,15 @@ import zstandard
 
 from vrfstore.errors import WheelError
 from vrfstore.store import archive
-from vrfstore.store.archive import ArchivedEntry, ArchivedLock, Contents, FormatError
+from vrfstore.store.archive_contents import CONTENTS, ArchivedEntry, ArchivedLock, Contents, FormatError
 from vrfstore.store.manifest import StoredFile, parents
 
 __all__ = ["ArchiveLimits", "ArchiveReader", "Member"]
 
 _CHUNK = 1 << 18
 
-_LARGEST_TEXT = 1 << 26
-"""Bytes of what is read as a whole: contents, locks, manifests, METADATA. As for RECORD of a wheel."""
+_LARGEST_TEXT = 1 << 25
+"""Bytes of what is read as a whole: contents, locks, manifests. The manifest of 200,000 files is smaller."""
 
 _SIZE = slice(124, 136)
 """Where a header has the size of its member, as octal digits (pax interchange format)."""
@@ -130,9 +130,15 @@ class ArchiveReader:
                 )
         return files
 
-    def file(self, entry: ArchivedEntry, file: StoredFile) -> Member:
-        """Return the file of an entry that comes next; whoever reads it compares its hash."""
-        return self._member(archive.member_of(entry, file), file.size, file.mode)
+    def file(self, entry: ArchivedEntry, file: StoredFile, *, largest: int | None = None) -> Member:
+        """Return the file of an entry that comes next; whoever reads it compares its hash.
+
+        Args:
+            entry: The entry.
+            file: The file.
+            largest: Bytes; a larger one is refused. For what is going to be read as a whole.
+        """
+        return self._member(archive.member_of(entry, file), file.size, file.mode, largest=largest)
 
     def wheel(self, entry: ArchivedEntry) -> Member:
         """Return the wheel that comes next; whoever reads it compares its hash."""
@@ -149,35 +155,35 @@ class ArchiveReader:
         # The one size that is not known beforehand: what it is taken for has to give the same header again.
         digits = begin[_SIZE].rstrip(b"\0")
         size = int(digits, 8) if digits.isdigit() and not digits.strip(b"01234567") else 0
-        if begin != archive.member_header(archive.CONTENTS, size):
+        if begin != archive.member_header(CONTENTS, size):
             self.refuse(
                 "this is not an archive of vrfstore",
                 kind="archive-structure",
                 hint="give a file that vrfstore export wrote",
             )
-        data = self._content(archive.CONTENTS, size).read()
+        data = self._content(CONTENTS, size, _LARGEST_TEXT).read()
         try:
             return Contents.from_bytes(data)
         except FormatError as error:
             self.refuse(error.message, kind="archive-contents", member=error.member)
 
     def _text(self, name: str, size: int) -> bytes:
-        return self._member(name, size, text=True).read()
+        return self._member(name, size, largest=_LARGEST_TEXT).read()
 
-    def _member(self, name: str, size: int, mode: int = archive.FILE, *, text: bool = False) -> Member:
+    def _member(
+        self, name: str, size: int, mode: int = archive.FILE, *, largest: int | None = None
+    ) -> Member:
         expected = archive.member_header(name, size, mode)
         found = self._frame.read(len(expected))
         if found != expected:
             # Behind an extended header that is as it should be, it is the header itself that is not.
             same = found[: -archive.BLOCK] == expected[: -archive.BLOCK]
             self._refuse_header(name, found[-archive.BLOCK :] if same else found)
-        if text:
-            return self._content(name, size)
-        return Member(self._frame, self, name, size)
+        return self._content(name, size, largest)
 
-    def _content(self, name: str, size: int) -> Member:
-        if size > _LARGEST_TEXT:
-            self.refuse(f"it has {size} bytes", kind="archive-limit", member=name)
+    def _content(self, name: str, size: int, largest: int | None) -> Member:
+        if largest is not None and size > largest:
+            self.refuse(f"it has {size} bytes; {largest} are allowed", kind="archive-limit", member=name)
         return Member(self._frame, self, name, size)
 
     def _refuse_header(self, name: str, found: bytes) -> NoReturn:
@@ -221,8 +227,6 @@ class Member(io.RawIOBase):
         """Read it to its end."""
         while self.read(_CHUNK):
             pass
-        # An empty one has an end too.
-        self.read(0)
 
 
 class _Frame:
@@ -262,9 +266,7 @@ class _Frame:
         return data
 
     def end(self) -> None:
-        """Check that the frame has ended, and the stream with it."""
-        if not self._last or not self._decompressor.eof:
-            self._refuse("its frame does not end where its content does", kind="archive-corrupt")
+        """Check that nothing comes after the frame, which has been read to its end."""
         if self._packed_bytes(1):
             self._refuse("something comes after the end of its frame", kind="archive-structure")
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 from vrfstore.errors import StoreDamagedError, WheelError
 from vrfstore.model import Digest
 from vrfstore.store import archive
-from vrfstore.store.archive import ArchivedEntry, ArchivedEnvironment, ArchivedLock, Contents
+from vrfstore.store.archive_contents import (
+    CONTENTS,
+    ArchivedEntry,
+    ArchivedEnvironment,
+    ArchivedLock,
+    Contents,
+    FormatError,
+)
 from vrfstore.store.manifest import Manifest, StoredFile
 from vrfstore.store.store import Store
 
@@ -79,7 +86,7 @@ def tree_source(store: Store, directory: str) -> Source:
         # What an import would refuse is not worth exporting.
         Contents(entries=(entry,)).check()
         dist_info = archive.dist_info_of(entry, archive.checked_manifest(entry, data))
-    except archive.FormatError as error:
+    except FormatError as error:
         raise _damaged(error.message, path, "manifest.json") from error
     files = tuple(archive.in_order(own, dist_info))
     return Source(entry=entry, directory=path, manifest=data, files=files)
@@ -159,7 +166,7 @@ def _members(
     contents: Contents, sources: Mapping[Digest, Source], locks: Mapping[str, bytes]
 ) -> Iterator[_Member]:
     first = contents.to_bytes()
-    yield archive.CONTENTS, len(first), archive.FILE, iter([first])
+    yield CONTENTS, len(first), archive.FILE, iter([first])
     for lock in contents.locks:
         yield archive.lock_member(lock.digest), lock.size, archive.FILE, iter([locks[lock.digest]])
     for entry in contents.entries:

@@ -13,7 +13,8 @@ class GroupSync:
     """One syncfs(2) for all who wait for one.
 
     A sync that is under way may have begun before the caller's last write, so it does not count; all who come while
-    it runs share the next one.
+    it runs share the next one. Where a sync fails, it fails for all who wait: the kernel says only once that something
+    was not written, whoever wrote it, and the next sync would succeed without that (syncfs(2)).
     """
 
     def __init__(self) -> None:
@@ -21,6 +22,8 @@ class GroupSync:
         self._begun = 0
         self._finished = 0
         self._running = False
+        self._failed = 0
+        self._failure = OSError()
 
     def sync(self, path: str) -> None:
         """Return when everything written so far to the file system of ``path`` is on its disk.
@@ -32,18 +35,26 @@ class GroupSync:
             wanted = self._begun + 1
             while self._running:
                 self._changed.wait()
+                # The one that was under way counts: it may have been our bytes that it could not write.
+                if self._failed >= wanted - 1:
+                    raise OSError(*self._failure.args) from self._failure
                 if self._finished >= wanted:
                     return
             self._begun += 1
             number = self._begun
             self._running = True
+        finished, failure = False, None
         try:
             fs.sync_filesystem(path)
-        except BaseException:
-            number = 0  # whoever waits tries again, and gets the error for himself
+            finished = True
+        except OSError as error:
+            failure = error
             raise
         finally:
             with self._changed:
                 self._running = False
-                self._finished = max(self._finished, number)
+                if finished:
+                    self._finished = number
+                if failure is not None:
+                    self._failed, self._failure = number, failure
                 self._changed.notify_all()

@@ -13,24 +13,37 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import stat
 from dataclasses import dataclass
 
 from vrfstore import codec, fs
 from vrfstore.store.entry_plan import DAMAGED
 from vrfstore.store.layout import DEAD_PREFIX
 from vrfstore.store.leases import Lease
-from vrfstore.store.memos import replace
+from vrfstore.store.manifest import Manifest
 from vrfstore.store.store import Store
 from vrfstore.store.verify import EntryReport
 
-__all__ = ["Pending", "finish", "mark", "mend_in_place", "pending", "swap"]
+__all__ = [
+    "Pending",
+    "finish",
+    "make_readable",
+    "mark",
+    "mend_in_place",
+    "pending",
+    "read",
+    "remove",
+    "shared_inodes",
+    "swap",
+]
 
 _SCHEMA = 1
 _SEALED = 0o555
 _OPEN = 0o755
-_MENDABLE = frozenset(["mode", "added"])
-"""What can be put right without the wheel, as long as nothing else is wrong."""
+_FILE = 0o444
+_SEARCHABLE = 0o500
+_MENDABLE = frozenset(["mode", "added", "marked"])
+"""What can be put right without the wheel."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,24 +53,51 @@ class Pending:
     Attributes:
         directory: The entry's directory name.
         environments: Directory names of environments that nobody had changed by hand before.
+        inodes: ``device:inode`` of the files of the damaged entry that had further links.
     """
 
     directory: str
-    environments: tuple[str, ...]
+    environments: tuple[str, ...] = ()
+    inodes: frozenset[str] = frozenset()
 
 
-def pending(store: Store) -> list[Pending]:
-    """Return the repairs that were not finished. A note that cannot be read names every environment there is."""
-    found = []
-    for name in sorted(os.listdir(store.layout.of("repairs"))):
-        environments: Sequence[str]
-        try:
-            value = codec.loads(fs.read_file(store.layout.of("repairs", name)))
-            environments = [str(environment) for environment in value["environments"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            environments = store.environments()
-        found.append(Pending(directory=name.removesuffix(".json"), environments=tuple(environments)))
-    return found
+def pending(store: Store) -> list[str]:
+    """Return the directory names of the entries whose repair was not finished."""
+    return sorted(name.removesuffix(".json") for name in os.listdir(store.layout.of("repairs")))
+
+
+def read(store: Store, directory: str) -> Pending | None:
+    """Return what is left of the repair of an entry; None where it has been finished.
+
+    A note that cannot be read names nothing: whatever it named is then looked at like the rest.
+    """
+    try:
+        value = codec.loads(fs.read_file(_note(store, directory)))
+        environments, inodes = map(str, value["environments"]), map(str, value["inodes"])
+        return Pending(directory=directory, environments=tuple(environments), inodes=frozenset(inodes))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return Pending(directory=directory)
+
+
+def shared_inodes(store: Store, directory: str) -> frozenset[str]:
+    """Return ``device:inode`` of the files of an entry that have further links."""
+    found = set()
+    waiting = [store.layout.of("entries", directory)]
+    while waiting:
+        # What is no directory shares nothing.
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            os.scandir(waiting.pop()) as children,
+        ):
+            for child in children:
+                status = child.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    waiting.append(child.path)
+                elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                    found.add(f"{status.st_dev}:{status.st_ino}")
+    return frozenset(found)
 
 
 def swap(store: Store, lease: Lease, staging: str, repair: Pending) -> None:
@@ -66,8 +106,14 @@ def swap(store: Store, lease: Lease, staging: str, repair: Pending) -> None:
     The environments are the caller's to link anew, and then to call ``finish``.
     """
     place = store.layout.of("entries", repair.directory)
-    value = {"schema": _SCHEMA, "environments": list(repair.environments)}
-    replace(store.layout, lease, _note(store, repair.directory), codec.dumps(value))
+    value = {
+        "schema": _SCHEMA,
+        "environments": list(repair.environments),
+        "inodes": sorted(repair.inodes),
+    }
+    temporary = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+    fs.write_file(temporary, codec.dumps(value), sync=True)
+    fs.rename(temporary, _note(store, repair.directory))
     if not os.path.lexists(place):
         fs.rename(staging, place)
         return
@@ -77,34 +123,79 @@ def swap(store: Store, lease: Lease, staging: str, repair: Pending) -> None:
     fs.remove_tree(dead)
 
 
-def finish(store: Store, repair: Pending) -> None:
+def finish(store: Store, directory: str) -> None:
     """Forget a repair whose environments have been linked anew."""
-    fs.remove_file(_note(store, repair.directory))
+    fs.remove_file(_note(store, directory))
 
 
 def _note(store: Store, directory: str) -> str:
     return store.layout.of("repairs", f"{directory}.json")
 
 
-def mend_in_place(store: Store, report: EntryReport) -> bool:
-    """Put right what needs no source: modes, and what does not belong there; returns whether that was all.
+def make_readable(store: Store, directory: str) -> None:
+    """Let what the owner of an entry may not look into be looked at; what has another mode then is mended after."""
+    waiting = [store.layout.of("entries", directory)]
+    while waiting:
+        path = waiting.pop()
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode) and not mode & stat.S_IRUSR:
+                fs.change_mode(path, _FILE)
+            if not stat.S_ISDIR(mode):
+                continue
+            if mode & _SEARCHABLE != _SEARCHABLE:
+                fs.change_mode(path, _SEALED)
+            with os.scandir(path) as children:
+                waiting += [child.path for child in children]
+
+
+def mend_in_place(store: Store, lease: Lease, report: EntryReport) -> bool:
+    """Put right what needs no source: modes, what does not belong there, and a mark where nothing else is wrong.
 
     Only after a full look: where the bytes are as published, they are sound whatever their mode.
+
+    Returns:
+        Whether the entry is sound now.
     """
-    if not report.problems or any(problem.kind not in _MENDABLE for problem in report.problems):
-        return False
+    found = {problem.kind for problem in report.problems}
+    if not found & _MENDABLE:
+        return not found
     root = store.layout.of("entries", report.directory)
     manifest = store.manifest(report.directory)
-    modes = {file.path: file.mode for file in manifest.files} | {"manifest.json": 0o444}
+    modes = {file.path: file.mode for file in manifest.files} | {"manifest.json": _FILE}
     for problem in report.problems:
         path = f"{root}/{problem.path}" if problem.path else root
         if problem.kind == "mode":
             fs.change_mode(path, modes.get(problem.path, _SEALED))
-        elif os.path.lexists(path):  # not with a directory above it, by an earlier round
-            parent = os.path.dirname(path)
-            fs.change_mode(parent, _OPEN)
-            fs.remove_tree(path)
-            fs.change_mode(parent, _SEALED)
+        elif problem.kind == "added":
+            remove(path)
+    if not found <= _MENDABLE:
+        return False
+    return "marked" not in found or _unmark(store, lease, manifest)
+
+
+def remove(path: str) -> None:
+    """Remove what does not belong into a directory of an entry."""
+    if not os.path.lexists(path):  # with a directory above it, by an earlier round
+        return
+    parent = os.path.dirname(path)
+    fs.change_mode(parent, _OPEN)
+    try:
+        fs.remove_tree(path)
+    finally:
+        fs.change_mode(parent, _SEALED)
+
+
+def _unmark(store: Store, lease: Lease, manifest: Manifest) -> bool:
+    """Take the mark from a plan; returns whether that is then as it was published."""
+    directory = manifest.reference.directory
+    path = f"{store.layout.of('entries', directory)}/plan.json"
+    value = codec.loads(fs.read_file(path))
+    data = codec.dumps({key: value[key] for key in value if key != DAMAGED})
+    published = next(file.sha256 for file in manifest.files if file.path == "plan.json")
+    if codec.hexdigest(data) != published:
+        return False
+    _replace_plan(store, lease, directory, data)
     return True
 
 
@@ -114,17 +205,22 @@ def mark(store: Store, lease: Lease, report: EntryReport) -> None:
     What is wrong is noted in its plan, which every link reads anyway. An entry whose plan cannot be read needs no
     mark: it is refused as it is.
     """
-    root = store.layout.of("entries", report.directory)
-    path = f"{root}/plan.json"
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    path = f"{store.layout.of('entries', report.directory)}/plan.json"
+    try:
         value = dict(codec.loads(fs.read_file(path)))
-        if DAMAGED in value:
-            return
+    except (OSError, ValueError, TypeError):
+        return
+    if DAMAGED not in value:
         value[DAMAGED] = "; ".join(problem.message for problem in report.problems[:3])
-        temporary = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
-        fs.write_file(temporary, codec.dumps(value), mode=0o444)
-        fs.change_mode(root, _OPEN)
-        try:
-            fs.rename(temporary, path)
-        finally:
-            fs.change_mode(root, _SEALED)
+        _replace_plan(store, lease, report.directory, codec.dumps(value))
+
+
+def _replace_plan(store: Store, lease: Lease, directory: str, data: bytes) -> None:
+    root = store.layout.of("entries", directory)
+    temporary = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+    fs.write_file(temporary, data, mode=_FILE)
+    fs.change_mode(root, _OPEN)
+    try:
+        fs.rename(temporary, f"{root}/plan.json")
+    finally:
+        fs.change_mode(root, _SEALED)

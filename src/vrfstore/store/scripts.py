@@ -10,8 +10,12 @@ from __future__ import annotations
 import contextlib
 import io
 import tokenize
+from typing import TYPE_CHECKING
 
-__all__ = ["entry_point_script", "is_python_script", "trampolined"]
+if TYPE_CHECKING:
+    from installer.scripts import ScriptSection
+
+__all__ = ["entry_point_script", "entry_points", "is_python_script", "trampolined"]
 
 # For sh, the second line is the command `:` and everything up to `exec` runs; nothing after it is read.
 # For Python, it opens a string that the last line closes.
@@ -34,6 +38,35 @@ from {module} import {first}
 if __name__ == "__main__":
     sys.exit({function}())
 """
+
+
+_LONGEST_NAME = 255
+"""Bytes of one name on the usual file systems (NAME_MAX)."""
+
+
+def entry_points(text: str) -> list[tuple[str, str, str, ScriptSection]]:
+    """Return the console and gui scripts that an ``entry_points.txt`` asks for: name, module, attribute, section.
+
+    Raises:
+        ValueError: It cannot be parsed, or a name is not that of a file.
+    """
+    import configparser  # noqa: PLC0415 - only what unpacks pays
+
+    from installer.utils import parse_entrypoints  # noqa: PLC0415
+
+    if "%" in text:
+        # configparser would put other values in its place, and others into those: a few lines become gigabytes.
+        raise ValueError("it has a per cent sign")
+    try:
+        found = list(parse_entrypoints(text))
+    except configparser.Error as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    except AssertionError as error:  # of installer
+        raise ValueError("a target is not MODULE:FUNCTION") from error
+    for name, *_ in found:
+        if "/" in name or name in {".", ".."} or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+            raise ValueError(f"{name!r} is not a file name")
+    return found
 
 
 def entry_point_script(module: str, function: str) -> bytes:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import itertools
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
@@ -169,11 +170,12 @@ class Store:
                 return os.path.getsize(wheels[number])
             return 0
 
-        workers = len(os.sched_getaffinity(0)) + 1  # one reads while the others unpack
+        processors = len(os.sched_getaffinity(0))
         with (
             self.session() as lease,
-            Unpackers(lease) as unpackers,
-            ThreadPoolExecutor(workers, thread_name_prefix="add") as pool,
+            # One reads while the others unpack.
+            ThreadPoolExecutor(processors + 1, thread_name_prefix="add") as pool,
+            Unpackers(lease, min(processors, len(wheels))) as unpackers,
         ):
             order = sorted(range(len(wheels)), key=size, reverse=True)
             done = dict(zip(order, pool.map(add, order), strict=True))
@@ -482,12 +484,21 @@ class Store:
 
 
 def _open_wheel(path: str) -> BinaryIO:
+    """Open the file without ever waiting, as a FIFO would have it."""
     try:
-        return open(path, "rb")
+        stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
     except OSError as error:
         raise WheelError(
             f"the file cannot be read: {error.strerror}", kind="wheel-unreadable", path=path
         ) from error
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise WheelError("the file cannot be read: not a regular file", kind="wheel-unreadable", path=path)
+    return stream
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _chunks(stream: BinaryIO, path: str) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import traceback
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
@@ -37,11 +38,24 @@ _MOST = 16
 _SMALL = 1 << 18
 """Bytes of a wheel that is unpacked where it is asked for: sooner than a process starts."""
 
-_SERVE = "import sys; sys.path[:] = {path!r}; from vrfstore.store.unpacking import serve; serve()"
+_PATIENCE = 5.0
+"""Seconds for a process that has stopped talking to end, before it is ended."""
+
+# Ctrl-C on a terminal reaches all processes; the parent says what there is to say about it.
+_SERVE = """\
+import signal, sys
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.path[:] = {path!r}
+from vrfstore.store.unpacking import serve
+serve()
+"""
 
 
 class Unpackers:
     """A few processes that unpack; use it in a ``with`` statement, from any number of threads.
+
+    An error in the block ends what is being unpacked, in threads that are still at it as well.
 
     Args:
         lease: Of whoever wants the wheels; the processes inherit it.
@@ -56,14 +70,22 @@ class Unpackers:
         self._all: list[_Process] = []
         self._waiting: list[tuple[int, int]] = []
         self._numbers = itertools.count()
+        self._stopped = False
 
     def stage(self, job: Job) -> Staged:
-        """Do as ``ingest.stage``, in one of the processes; the largest wheel that waits comes first."""
-        if job.size < _SMALL or self._most < 2:  # noqa: PLR2004 - one process is no help
+        """Do as ``ingest.stage``, in one of the processes; the largest wheel that waits comes first.
+
+        Raises:
+            WheelError: The wheel is not acceptable.
+            VrfstoreError: The process died, or was stopped.
+            OSError: The store cannot be written.
+        """
+        # One process is no help.
+        process = None if job.size < _SMALL or self._most < 2 else self._take(job)  # noqa: PLR2004
+        if process is None:
             from vrfstore.store.ingest import stage  # noqa: PLC0415 - installer, packaging, zipfile
 
             return stage(job)
-        process = self._take(job)
         try:
             answer = process.ask(job)
         except BaseException:
@@ -76,25 +98,42 @@ class Unpackers:
             raise answer
         return answer
 
-    def _take(self, job: Job) -> _Process:
+    def stop(self) -> None:
+        """End what is being unpacked; whoever waits for it, or comes later, gets an error."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+            for process in self._all:
+                process.stop()
+
+    def _take(self, job: Job) -> _Process | None:
+        """Wait for a process; None where none can be started, for want of memory for instance."""
         turn = (-job.size, next(self._numbers))
         with self._changed:
             heapq.heappush(self._waiting, turn)
             try:
-                while self._waiting[0] != turn or not (self._idle or len(self._all) < self._most):
+                while not self._stopped and (
+                    self._waiting[0] != turn or not (self._idle or len(self._all) < self._most)
+                ):
                     self._changed.wait()
             finally:
                 self._waiting.remove(turn)
                 heapq.heapify(self._waiting)
                 self._changed.notify_all()
+            if self._stopped:
+                raise VrfstoreError(f"{job.filename} was not unpacked", kind="unpacker-stopped")
             if self._idle:
                 return self._idle.pop()
-            process = _Process(self._lease.descriptor)
+            try:
+                process = _Process(self._lease.descriptor)
+            except OSError:
+                return None
             self._all.append(process)
             return process
 
     def _discard(self, process: _Process) -> None:
-        process.kill()
+        process.stop()
+        process.end()
         with self._changed:
             self._all.remove(process)
             self._changed.notify_all()
@@ -105,7 +144,9 @@ class Unpackers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in self._all:
+        if error is not None:
+            self.stop()
+        for process in tuple(self._all):
             process.end()
 
 
@@ -114,8 +155,10 @@ class _Process:
 
     def __init__(self, lease: int) -> None:
         # Neither our environment variables nor `site` have a say in it: it imports what we import.
+        program = _SERVE.format(path=list(map(str, sys.path)))
+        options = ["-I", "-S", "-X", f"utf8={sys.flags.utf8_mode}", *["-B"] * sys.dont_write_bytecode]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _SERVE.format(path=sys.path)],
+            [sys.executable or "", *options, "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[lease],
@@ -132,34 +175,44 @@ class _Process:
         """Let it unpack; return what came of it.
 
         Raises:
-            VrfstoreError: It died.
+            VrfstoreError: It died, or has sent something else than an answer.
         """
         stdin, stdout = self._pipes
         try:
             pickle.dump(job, stdin)
             stdin.flush()
             answer: Staged | Exception = pickle.load(stdout)  # noqa: S301 - from our own process
-        except (EOFError, OSError, pickle.UnpicklingError) as error:
-            code = self._process.wait()
+        except Exception as error:
             raise VrfstoreError(
-                f"the process that unpacked {job.filename} died ({_ending(code)})",
+                f"the process that unpacked {job.filename} died ({_ending(self._await_end())})",
                 kind="unpacker-died",
                 hint="is there enough memory? try again",
             ) from error
         return answer
 
+    def _await_end(self) -> int:
+        """Return the exit code of a process that has nothing more to say."""
+        try:
+            return self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
     def end(self) -> None:
         """Let it end by itself, and wait for that."""
-        for pipe in self._pipes:
-            # What was not read or written any more is of no interest.
+        stdin, stdout = self._pipes
+        # What was not read or written any more is of no interest.
+        with contextlib.suppress(OSError, ValueError):
+            pickle.dump(None, stdin)  # some process that was forked off meanwhile may have the pipe open, too
+            stdin.flush()
+        for pipe in (stdin, stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
         self._process.wait()
 
-    def kill(self) -> None:
-        """End it now."""
+    def stop(self) -> None:
+        """End it now; ``end`` is still to be called."""
         self._process.kill()
-        self.end()
 
 
 def _ending(code: int) -> str:
@@ -168,23 +221,42 @@ def _ending(code: int) -> str:
 
 def serve() -> None:
     """Unpack what stdin asks for until it ends; the answers go to stdout."""
-    from vrfstore.store.ingest import stage  # noqa: PLC0415
-
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    answers = os.dup(1)
     # Whatever prints must not get between the answers.
-    os.dup2(2, 1)
-    while True:
-        try:
-            job: Job = pickle.load(requests)  # noqa: S301 - from our own parent
-        except EOFError:
-            return
+    try:
+        os.dup2(2, 1)
+    except OSError:  # there is no stderr
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    from vrfstore.store.ingest import stage  # noqa: PLC0415 - it imports much, which may print
+
+    while (job := _next_job()) is not None:
         answer: Staged | Exception
         try:
             answer = stage(job)
         except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
             answer = error
+        data = memoryview(_pickled(answer))
         try:
-            pickle.dump(answer, answers)
-            answers.flush()
+            while data:
+                data = data[os.write(answers, data) :]
         except BrokenPipeError:
             return
+
+
+def _next_job() -> Job | None:
+    try:
+        job: Job | None = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
+    except (EOFError, pickle.UnpicklingError):  # it is gone
+        return None
+    return job
+
+
+def _pickled(answer: Staged | Exception) -> bytes:
+    """Return an answer as it is sent. Some exceptions cannot be, or not be read again: of those, what they say."""
+    if isinstance(answer, Exception) and not isinstance(answer, VrfstoreError):
+        answer.add_note("".join(traceback.format_exception(answer)))
+        try:
+            pickle.loads(pickle.dumps(answer))  # noqa: S301
+        except Exception:  # noqa: BLE001 - anything can happen there
+            answer = RuntimeError(repr(answer))
+    return pickle.dumps(answer)

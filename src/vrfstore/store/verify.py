@@ -9,6 +9,7 @@ names was written by an interpreter, which is worth a note and no damage.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -29,12 +30,16 @@ __all__ = ["EntryReport", "Problem", "Seen", "check_entry", "compare", "look"]
 
 _CHUNK = 1 << 20
 _MANIFEST = "manifest.json"
+_FILE = 0o444
 _SEALED = 0o555
 _OPEN = 0o755
 """The mode of a directory for bytecode while something is put into it, or where a kill came in between."""
 
 _PYC = re.compile(r".+\.pyc(\.\d+)?")
 """A pyc, or what an interpreter leaves that is killed while it writes one."""
+
+_PYC_PLACE = re.compile(r"/__pycache__/[^/]+\.pyc\Z")
+"""Where pycs are. Whatever else a record may name is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +96,8 @@ class EntryReport:
 def look(root: str) -> dict[str, Seen]:
     """Return everything below a directory by relative path, without following a link.
 
+    What goes while we look, such as a pyc on its way to its name, is not there.
+
     Raises:
         OSError: Something cannot be looked at.
     """
@@ -98,12 +105,13 @@ def look(root: str) -> dict[str, Seen]:
     waiting = [""]
     while waiting:
         parent = waiting.pop()
-        with os.scandir(f"{root}/{parent}") as children:
+        with contextlib.suppress(FileNotFoundError), os.scandir(f"{root}/{parent}") as children:
             for child in children:
                 path = f"{parent}/{child.name}" if parent else child.name
-                found[path] = _seen(child)
-                if found[path].kind == "directory":
-                    waiting.append(path)
+                with contextlib.suppress(FileNotFoundError):
+                    found[path] = _seen(child)
+                    if found[path].kind == "directory":
+                        waiting.append(path)
     return found
 
 
@@ -132,8 +140,9 @@ def compare(
     Returns:
         The problems, and the pycs that an interpreter wrote itself.
     """
+    files = (*manifest.files, _own_file(manifest))
     problems = [
-        *itertools.chain.from_iterable(_compare_file(file, found.get(file.path)) for file in manifest.files),
+        *itertools.chain.from_iterable(_compare_file(file, found.get(file.path)) for file in files),
         *itertools.chain.from_iterable(
             _compare_link(path, target, found.get(path)) for path, target in manifest.links.items()
         ),
@@ -144,7 +153,7 @@ def compare(
         *(
             _problem("bytecode", path, "is not what was compiled")
             for path, pyc in compiled.items()
-            if path in found and (found[path].kind != "file" or found[path].size != pyc.size)
+            if path in found and found[path] != Seen(kind="file", size=pyc.size, mode=_FILE)
         ),
     ]
     known = {*(file.path for file in manifest.files), *manifest.links, *manifest.directories, _MANIFEST}
@@ -157,6 +166,12 @@ def compare(
         elif seen.kind == "file" and not path.startswith(f"{BYTECODE}/"):
             written.append(path)
     return problems, sorted(written)
+
+
+def _own_file(manifest: Manifest) -> StoredFile:
+    """Return what the manifest itself has to be: there is one form of each."""
+    data = codec.dumps(manifest.to_json())
+    return StoredFile(path=_MANIFEST, size=len(data), mode=_FILE, sha256=codec.hexdigest(data))
 
 
 def _compare_link(path: str, target: str, seen: Seen | None) -> Iterator[Problem]:
@@ -221,17 +236,34 @@ def check_entry(
     Raises:
         FileNotFoundError: There is no such entry, or it has just been collected.
     """
+    while True:
+        before = _state(store, directory)
+        report = _check(store, directory, full=full, stopped=stopped)
+        # What is collected, repaired or compiled meanwhile looks damaged.
+        if not report.problems or _state(store, directory) == before:
+            return report
+
+
+def _state(store: Store, directory: str) -> tuple[int, int, tuple[str, ...]]:
+    """Return what is another when an entry has been replaced, marked or compiled."""
+    top = os.lstat(store.layout.of("entries", directory))
+    records: list[str] = []
+    with contextlib.suppress(PermissionError, FileNotFoundError, NotADirectoryError):
+        records = record_paths(store.layout, directory)
+    return top.st_ino, top.st_ctime_ns, tuple(map(fs.stat_token, records))
+
+
+def _check(store: Store, directory: str, *, full: bool, stopped: Callable[[], bool]) -> EntryReport:
     root = store.layout.of("entries", directory)
+    top = os.lstat(root)
+    if not stat.S_ISDIR(top.st_mode):
+        return _unreadable(directory, _problem("type", "", "is no directory any more"))
     try:
-        top = os.lstat(root)
         manifest = _manifest(store, directory)
         found = look(root)
         compiled, problems = _compiled(store, directory)
     except StoreDamagedError as error:
-        os.lstat(root)  # gone since we began, rather than damaged
         return _unreadable(directory, Problem(kind="manifest", path=_MANIFEST, message=error.message))
-    except FileNotFoundError:
-        raise
     except OSError as error:
         path = os.path.relpath(str(error.filename), root)
         return _unreadable(directory, _problem("unreadable", path, f"cannot be read: {error.strerror}"))
@@ -246,9 +278,10 @@ def check_entry(
         problems.append(_problem("marked", "plan.json", f"is marked: {marked}"))
     read = 0
     if full:
-        wrong = {problem.path for problem in problems}
-        contents = {file.path: file.sha256 for file in manifest.files}
-        contents |= {path: pyc.sha256 for path, pyc in compiled.items() if path in found}
+        # What has another mode may have other bytes too, and a repair that goes by this would leave them.
+        wrong = {problem.path for problem in problems if problem.kind != "mode"}
+        contents = {path: pyc.sha256 for path, pyc in compiled.items() if path in found}
+        contents |= {file.path: file.sha256 for file in (*manifest.files, _own_file(manifest))}
         changed, read = _check_bytes(
             root, {path: sha256 for path, sha256 in contents.items() if path not in wrong}, stopped
         )
@@ -302,7 +335,9 @@ def _compiled(store: Store, directory: str) -> tuple[dict[str, CompiledFile], li
     paths = record_paths(store.layout, directory) if _has_records(store, directory) else []
     if len(records) < len(paths):
         problems.append(_problem("bytecode", BYTECODE, "has a record that cannot be read"))
-    return {pyc.path: pyc for record in records for pyc in record.files}, problems
+    return {
+        pyc.path: pyc for record in records for pyc in record.files if _PYC_PLACE.search(pyc.path)
+    }, problems
 
 
 def _has_records(store: Store, directory: str) -> bool:

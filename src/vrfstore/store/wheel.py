@@ -10,7 +10,6 @@ after it; and because ``isal``, where it is installed, inflates about twice as f
 from __future__ import annotations
 
 import base64
-import configparser
 import csv
 import errno
 import hashlib
@@ -29,7 +28,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 from installer.exceptions import InstallerError
 from installer.records import InvalidRecordEntry, parse_record_file
 from installer.sources import WheelContentElement, WheelFile, WheelSource
-from installer.utils import SCHEME_NAMES, parse_entrypoints, parse_metadata_file
+from installer.utils import SCHEME_NAMES, parse_metadata_file
 from packaging.tags import Tag
 from packaging.utils import (
     InvalidWheelFilename,
@@ -41,6 +40,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from vrfstore.errors import WheelError
+from vrfstore.store.scripts import entry_points
 from vrfstore.store.zip_structure import Limits, StructureError, check_before_reading, check_structure
 
 _inflate: Any
@@ -49,7 +49,7 @@ try:
 except ImportError:
     _inflate = zlib
 
-__all__ = ["CheckedStream", "CheckedWheel", "checked_wheel", "parse_filename"]
+__all__ = ["CheckedStream", "CheckedWheel", "checked_wheel", "parse_filename", "problem_with_name"]
 
 _HASHES = {"sha256", "sha384", "sha512"}
 """What RECORD may use; the binary distribution format asks for sha256 or better."""
@@ -164,7 +164,7 @@ class CheckedWheel(WheelFile):
         for item in self._zipfile.infolist():
             # zipfile cuts a name at NUL; what another reader would see is orig_filename.
             name = item.orig_filename
-            problem = _problem_with_name(name)
+            problem = problem_with_name(name)
             if problem:
                 self.refuse(f"member {name!r} {problem}", kind="wheel-member-name", member=name)
             mode = item.external_attr >> 16
@@ -217,21 +217,10 @@ class CheckedWheel(WheelFile):
     def _check_entry_points(self) -> None:
         if "entry_points.txt" not in self.dist_info_filenames:
             return
-        text = self.read_dist_info("entry_points.txt")
         try:
-            names = [name for name, *_ in parse_entrypoints(text)]
-        except (configparser.Error, AssertionError) as error:
-            # installer asserts that a target is a module and a function.
-            reason = str(error).splitlines()[0] if str(error) else "a target is not MODULE:FUNCTION"
-            self.refuse(f"entry_points.txt cannot be read: {reason}", kind="wheel-entry-point")
-        for name in names:
-            if (
-                "/" in name
-                or name in {".", ".."}
-                or not name.isprintable()
-                or len(name.encode()) > _LONGEST_PART
-            ):
-                self.refuse(f"the entry point {name!r} is not a file name", kind="wheel-entry-point")
+            entry_points(self.read_dist_info("entry_points.txt"))
+        except ValueError as error:
+            self.refuse(f"entry_points.txt cannot be used: {error}", kind="wheel-entry-point")
 
     def _check_metadata(self, version: Version) -> None:
         metadata = parse_metadata_file(self.read_dist_info("METADATA"))
@@ -429,7 +418,7 @@ def _is_size(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER
 
 
-def _problem_with_name(name: str) -> str | None:
+def problem_with_name(name: str) -> str | None:
     """Say what is wrong with the name of a member, if anything is."""
     parts = name.removesuffix("/").split("/")
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):

@@ -1,82 +1,45 @@
-"""``export`` and ``import``: entries and environments from one store to another, in one file and without network.
+"""``import``: from an archive to entries, and from those to environments of an interpreter here, without network.
 
 ::
 
-    entries, environments ──lease──▶ archive ═══▶ entries ──link──▶ environments of an interpreter there
-                              (store.archive_write)  (store.archive_entries)
+    archive ──store.archive_read, archive_entries──▶ entries ──linker.link──▶ environments
+       ╰─ vouched for by its SHA-256: first copied into tmp/ and compared
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import BinaryIO, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import BinaryIO
 
 from vrfstore import fs
 from vrfstore import interpreter as probing
-from vrfstore.errors import RequirementsError, StoreDamagedError, UsageError, VrfstoreError, WheelError
+from vrfstore.errors import RequirementsError, VrfstoreError, WheelError
 from vrfstore.linker.link import environment_key
 from vrfstore.linker.link import link as link_environment
-from vrfstore.model import Digest, EntryPlan, EntryReference, Event, Interpreter, Lock, Watcher
+from vrfstore.model import Digest, EntryPlan, Event, Interpreter, Lock, Watcher
 from vrfstore.requirements import lock as locks
-from vrfstore.store import condemned, interpreters, leases
-from vrfstore.store.archive import ArchivedEnvironment, ArchivedLock, Target, lock_member
+from vrfstore.store import interpreters, leases
+from vrfstore.store.archive import lock_member
+from vrfstore.store.archive_contents import ArchivedEnvironment, ArchivedLock, Target
 from vrfstore.store.archive_entries import ImportedEntry, import_entries
 from vrfstore.store.archive_read import ArchiveLimits, ArchiveReader
-from vrfstore.store.archive_write import Source, tree_source, wheel_source, write
 from vrfstore.store.leases import Lease
-from vrfstore.store.manifest import Manifest
-from vrfstore.store.records import EnvironmentRecord, unchanged
 from vrfstore.store.store import Store
 from vrfstore.store.zip_structure import Limits
 
-__all__ = [
-    "ExportResult",
-    "ImportResult",
-    "ImportedEnvironment",
-    "export_archive",
-    "import_archive",
-]
+__all__ = ["ImportResult", "ImportedEnvironment", "import_archive"]
 
 _CHUNK = 1 << 18
 
-STANDARD = "-"
-"""In place of a path: stdout or stdin."""
-
-_T = TypeVar("_T")
+_STANDARD = "-"
+"""In place of a path: stdin."""
 
 _EXTRA = re.compile(r"\bextra\s*==")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportResult:
-    """What ``export_archive`` wrote.
-
-    Attributes:
-        path: Where the archive is; ``-`` for stdout.
-        sha256: Its SHA-256; whoever imports it with that takes it as it was written here.
-        packed: Its bytes.
-        unpacked: The bytes of what is in it.
-        entries: The entries in it.
-        environments: The directory names of the environments in it.
-        warnings: What the caller should know.
-    """
-
-    path: str
-    sha256: str
-    packed: int
-    unpacked: int
-    entries: tuple[EntryReference, ...]
-    environments: tuple[str, ...]
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,268 +80,6 @@ class ImportResult:
     environments: tuple[ImportedEnvironment, ...]
     warnings: tuple[str, ...]
     timings: dict[str, float]
-
-
-def export_archive(
-    targets: Sequence[str],
-    output: str,
-    *,
-    store: Store,
-    wheels: bool = False,
-    wheel_directories: Sequence[str] = (),
-    force: bool = False,
-    threads: int | None = None,
-) -> ExportResult:
-    """Write entries and environments, with all that they refer to, into one file.
-
-    Args:
-        targets: Entries and environments: paths, directory names as ``vrfstore list`` shows them, or the beginning
-            of one.
-        output: The file, or ``-`` for stdout.
-        store: Where they are.
-        wheels: Put the wheels themselves in, which prove what they are, in place of what they unpack to.
-        wheel_directories: Where wheels are that are not where they came from any more.
-        force: Replace a file that is there.
-        threads: How many cores pack; by default all that we may use. The bytes do not depend on it.
-
-    Raises:
-        UsageError: A target is nothing or several things, the file is there or cannot be written, or a wheel is not
-            to be found.
-        StoreDamagedError: Something is not what its manifest says.
-        OSError: The disk is full.
-    """
-    named = [_find(store, target) for target in targets]
-    with ExitStack() as stack:
-        records = [
-            _leased_environment(store, stack, directory)
-            for part, directory in dict.fromkeys(named)
-            if part == "environments"
-        ]
-        plans = [
-            _leased_entry(store, stack, directory)
-            for part, directory in dict.fromkeys(named)
-            if part == "entries"
-        ]
-        references = {wheel.directory: wheel for record in records for wheel in record.wheels}
-        references |= {plan.reference.directory: plan.reference for plan in plans}
-        finder = _wheel_finder(wheel_directories) if wheels or wheel_directories else None
-        sources = _sources(store, sorted(references), finder)
-        texts = {record.lock: _lock_text(store, record) for record in records}
-        environments = [
-            ArchivedEnvironment(
-                target=Target.of(record.interpreter),
-                lock=record.lock,
-                wheels=tuple(sorted({wheel.digest for wheel in record.wheels})),
-            )
-            for record in records
-        ]
-        warnings = list(_export_warnings(store, records, references, finder))
-        with _Output(output, force=force) as sink:
-            written = write(
-                sources, environments, texts, sink, threads=threads or len(os.sched_getaffinity(0))
-            )
-    return ExportResult(
-        path=output,
-        sha256=written.sha256,
-        packed=written.packed,
-        unpacked=written.unpacked,
-        entries=tuple(sorted(references.values(), key=lambda reference: reference.name)),
-        environments=tuple(record.directory for record in records),
-        warnings=tuple(warnings),
-    )
-
-
-def _find(store: Store, target: str) -> tuple[str, str]:
-    """Return which part of the store a target is in, and its directory name."""
-    wanted = os.path.basename(target.rstrip("/"))
-    found = [
-        (part, name)
-        for part, names in (("environments", store.environments()), ("entries", store.entries()))
-        for name in names
-        if wanted and name.startswith(wanted)
-    ]
-    exact = [(part, name) for part, name in found if name == wanted]
-    if len(exact or found) != 1:
-        problem = (
-            f"{target!r} may be any of {len(found)} things" if found else f"{target!r} is not in the store"
-        )
-        raise UsageError(problem, kind="target-unknown", hint="see: vrfstore list")
-    return (exact or found)[0]
-
-
-def _leased_environment(store: Store, stack: ExitStack, directory: str) -> EnvironmentRecord:
-    """Return the record of an environment that stays, with all it refers to, until the stack is closed."""
-    record = store.record(directory)
-    digests = [wheel.digest for wheel in record.wheels]
-    stack.enter_context(leases.take(store.layout, environment=record.key, digests=digests, lock=record.lock))
-    # In this order: see store.condemned.
-    condemned.wait_until_clear(store.layout, {f"environments/{directory}", f"locks/{record.lock}"})
-    store.await_entries((wheel.digest, wheel.name, wheel.version) for wheel in record.wheels)
-    return _still(directory, lambda: store.record(directory))
-
-
-def _leased_entry(store: Store, stack: ExitStack, directory: str) -> EntryPlan:
-    reference = store.plan(directory).reference
-    stack.enter_context(leases.take(store.layout, digests=[reference.digest]))
-    store.await_entries([(reference.digest, reference.name, reference.version)])
-    return _still(directory, lambda: store.plan(directory))
-
-
-def _still(directory: str, look: Callable[[], _T]) -> _T:
-    try:
-        return look()
-    except FileNotFoundError:
-        raise UsageError(
-            f"{directory!r} has just been collected", kind="target-unknown", hint="see: vrfstore list"
-        ) from None
-
-
-def _sources(
-    store: Store, directories: Iterable[str], finder: Callable[[Manifest], str] | None
-) -> list[Source]:
-    """Return where each entry of an archive comes from; the same wheel comes once."""
-    sources: dict[Digest, Source] = {}
-    for directory in directories:
-        if finder is None:
-            source = tree_source(store, directory)
-        else:
-            manifest = store.manifest(directory)
-            source = wheel_source(store, manifest, finder(manifest))
-        first = sources.setdefault(source.entry.digest, source)
-        if first.entry != source.entry:
-            raise UsageError(
-                f"{first.directory} and {source.directory} are the same wheel with other files",
-                kind="archive-conflict",
-                hint="one of them came with an archive that nobody vouched for; export them separately",
-            )
-    return list(sources.values())
-
-
-def _wheel_finder(directories: Sequence[str]) -> Callable[[Manifest], str]:
-    """Return what finds the file of an entry's wheel, by its digest."""
-
-    def find(manifest: Manifest) -> str:
-        places = [os.path.join(directory, manifest.filename) for directory in directories]
-        origin = manifest.origin
-        places.append(unquote(urlsplit(origin).path) if origin.startswith("file:") else origin)
-        for path in places:
-            if _file_digest(path) == manifest.reference.digest:
-                return path
-        raise UsageError(
-            f"the wheel {manifest.filename} is not to be found",
-            kind="wheel-missing",
-            path=manifest.origin or None,
-            hint="give the directory where it is with --wheel-dir, or leave --wheels out",
-        )
-
-    return find
-
-
-def _file_digest(path: str) -> str | None:
-    try:
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
-def _lock_text(store: Store, record: EnvironmentRecord) -> bytes:
-    """Return the text of an environment's lock.
-
-    Raises:
-        StoreDamagedError: It is gone, or not what it is called after.
-    """
-    path = locks.lock_path(store.layout, record.lock)
-    with contextlib.suppress(OSError):
-        text = fs.read_file(path)
-        if hashlib.sha256(text).hexdigest() == record.lock:
-            return text
-    raise StoreDamagedError(
-        f"the lock of the environment {record.directory} is gone or damaged",
-        kind="lock-damaged",
-        path=path,
-        hint="link its requirements again with --refresh, or export its entries alone",
-    )
-
-
-def _export_warnings(
-    store: Store,
-    records: Iterable[EnvironmentRecord],
-    references: Iterable[str],
-    finder: Callable[[Manifest], str] | None,
-) -> Iterator[str]:
-    for record in records:
-        if not unchanged(store.layout, record):
-            yield (
-                f"somebody has changed the environment {record.directory} by hand; "
-                "the archive has the wheels that it was linked from"
-            )
-    for directory in sorted(references) if finder is None else ():
-        if store.plan(directory).claimed:
-            yield (
-                f"{directory} came with an archive that nobody vouched for; "
-                "whoever vouches for this archive vouches for that too"
-            )
-
-
-class _Output:
-    """Takes the bytes of an archive; the file appears whole or not at all.
-
-    Args:
-        path: The file, or ``-`` for stdout.
-        force: Replace a file that is there.
-    """
-
-    def __init__(self, path: str, *, force: bool) -> None:
-        self._path = path
-        self._force = force
-        self._temporary = f"{os.path.abspath(path)}.{fs.unique_name()}.part"
-        self._stack = ExitStack()
-        self._file: fs.NewFile | None = None
-
-    def __call__(self, data: bytes) -> None:
-        if self._file is not None:
-            self._file.write(data)
-        else:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(1, view) :]
-
-    def __enter__(self) -> Self:
-        if self._path == STANDARD:
-            return self
-        self._check_free()
-        try:
-            self._file = self._stack.enter_context(fs.NewFile(self._temporary))
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
-                raise
-            raise UsageError(
-                f"{self._path} cannot be written: {error.strerror}", kind="output-unwritable", path=self._path
-            ) from error
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if self._file is None:
-            return
-        try:
-            if kind is None:
-                self._file.sync()
-                self._stack.close()
-                self._check_free()
-                fs.rename(self._temporary, os.path.abspath(self._path))
-        finally:
-            self._stack.close()
-            fs.remove_file(self._temporary)
-
-    def _check_free(self) -> None:
-        if os.path.isdir(self._path) or (os.path.lexists(self._path) and not self._force):
-            raise UsageError(
-                f"{self._path} is there already",
-                kind="output-exists",
-                path=self._path,
-                hint="choose another name, or replace it with --force",
-            )
 
 
 def import_archive(
@@ -436,7 +137,7 @@ def _nobody(event: Event) -> None:
 
 @contextmanager
 def _opened(source: str) -> Iterator[BinaryIO]:
-    standard = source == STANDARD
+    standard = source == _STANDARD
     try:
         # Only opening is translated, not what is done meanwhile.
         stream = open(0 if standard else source, "rb", closefd=not standard)  # noqa: SIM115
@@ -485,6 +186,14 @@ def _bounded(stream: BinaryIO, source: str, limits: ArchiveLimits) -> Iterator[b
         yield data
 
 
+@dataclass(frozen=True, slots=True)
+class _Lock:
+    """A lock, and the digest that it has as we write it; another version may have written another text."""
+
+    lock: Lock
+    digest: str
+
+
 @dataclass(slots=True)
 class _Import:
     """One import, from the archive's contents on."""
@@ -505,9 +214,9 @@ class _Import:
         base = None
         if contents.environments and self.wanted:
             base, _ = interpreters.known(self.store.layout, self.lease, self.executable)
-        texts = {lock.digest: self._lock(lock) for lock in contents.locks}
+        kept = {lock.digest: self._lock(lock) for lock in contents.locks}
         for environment in contents.environments:
-            if {wheel.digest for wheel in texts[environment.lock].wheels} != set(environment.wheels):
+            if {wheel.digest for wheel in kept[environment.lock].lock.wheels} != set(environment.wheels):
                 self.reader.refuse(
                     "it is not the lock of its environment",
                     kind="archive-lock",
@@ -532,7 +241,7 @@ class _Import:
         watch(Event(kind="linking", total=len(entries)))
         plans = {entry.plan.reference.digest: entry.plan for entry in entries}
         environments = [
-            self._environment(environment, texts[environment.lock], plans, base)
+            self._environment(environment, kept[environment.lock], plans, base)
             for environment in contents.environments
         ]
         self.timings["total"] = time.perf_counter() - began
@@ -545,20 +254,20 @@ class _Import:
             timings=self.timings,
         )
 
-    def _lock(self, lock: ArchivedLock) -> Lock:
+    def _lock(self, lock: ArchivedLock) -> _Lock:
         text = self.reader.lock(lock)
         try:
             found = locks.loads(text.decode(), self.reader.path)
-            locks.dumps(found)
+            digest = locks.lock_digest(locks.dumps(found))
         except (VrfstoreError, ValueError, TypeError, KeyError, RecursionError) as error:
             reason = error.message if isinstance(error, RequirementsError) else "it cannot be read"
             self.reader.refuse(reason, kind="archive-lock", member=lock_member(lock.digest))
-        return found
+        return _Lock(found, digest)
 
     def _environment(
         self,
         environment: ArchivedEnvironment,
-        lock: Lock,
+        kept: _Lock,
         plans: dict[Digest, EntryPlan],
         base: Interpreter | None,
     ) -> ImportedEnvironment:
@@ -581,11 +290,10 @@ class _Import:
             return ImportedEnvironment(status="skipped", kind="wheel-unsupported")
         began = time.perf_counter()
         key = environment_key([plan.identity for plan in mine], base)
-        digest = locks.lock_digest(locks.dumps(lock))
         layout = self.store.layout
-        with leases.take(layout, environment=key, digests=environment.wheels, lock=digest) as working:
-            locks.write(layout, working, lock)
-            record, made = link_environment(self.store, working, mine, base, key=key, lock=digest)
+        with leases.take(layout, environment=key, digests=environment.wheels, lock=kept.digest) as working:
+            locks.write(layout, working, kept.lock)
+            record, made = link_environment(self.store, working, mine, base, key=key, lock=kept.digest)
         self.timings["link"] = self.timings.get("link", 0.0) + time.perf_counter() - began
         self.warnings += [
             f"{base.executable} does not have {missing}, which the environment needs from its base"
