@@ -927,12 +927,26 @@ def test_a_record_is_read_as_it_was_written() -> None:
 )  # fmt: skip
 def test_what_is_no_record_is_refused(change: dict[str, object]) -> None:
     with pytest.raises((ValueError, TypeError)):
-        BytecodeRecord.from_json(RECORD.to_json() | change)
+        BytecodeRecord.from_json(signed(RECORD.to_json() | change))
     for missing in RECORD.to_json():
-        with pytest.raises(KeyError):
-            BytecodeRecord.from_json(
-                {key: value for key, value in RECORD.to_json().items() if key != missing}
-            )
+        if missing != "checksum":
+            with pytest.raises(KeyError):
+                BytecodeRecord.from_json(
+                    signed({key: value for key, value in RECORD.to_json().items() if key != missing})
+                )
+
+
+def test_a_record_that_is_not_what_was_written_is_refused() -> None:
+    with pytest.raises(ValueError, match="checksum"):
+        BytecodeRecord.from_json(RECORD.to_json() | {"version": "3.13.1"})
+    with pytest.raises(KeyError):
+        BytecodeRecord.from_json({key: value for key, value in RECORD.to_json().items() if key != "checksum"})
+
+
+def signed(value: dict[str, object]) -> dict[str, object]:
+    """Give a record the checksum that it would have if it were written like this."""
+    rest = {key: field for key, field in value.items() if key != "checksum"}
+    return {**rest, "checksum": codec.digest_of(rest)}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"3", b"\xff", b"[" * 100_000, None], ids=repr)

@@ -32,7 +32,7 @@ class Disk:
         self.syncs += 1
         failing = self.failing
         self.begun.release()
-        self.proceed.acquire()
+        self.proceed.acquire(timeout=20)  # rather than hang
         if failing is not None:
             raise failing
         self.finished += 1
@@ -67,11 +67,11 @@ def test_a_sync_that_was_under_way_counts_for_nobody_who_came_later(
 ) -> None:
     group = GroupSync()
     first = pool.submit(group.sync, str(tmp_path))
-    disk.begun.acquire()
+    disk.begun.acquire(timeout=20)
     later = arrive(group, pool, tmp_path, 5)
     disk.proceed.release()
     first.result()
-    disk.begun.acquire()
+    disk.begun.acquire(timeout=20)
     assert not any(future.done() for future in later)
     # These come while the second one runs, which serves the five; they need a third.
     last = arrive(group, pool, tmp_path, 3)
@@ -79,7 +79,7 @@ def test_a_sync_that_was_under_way_counts_for_nobody_who_came_later(
     for future in later:
         future.result()
     assert disk.finished == 2
-    disk.begun.acquire()
+    disk.begun.acquire(timeout=20)
     assert not any(future.done() for future in last)
     disk.proceed.release()
     for future in last:
@@ -102,7 +102,7 @@ def test_a_sync_that_fails_fails_for_all_who_wait_and_for_nobody_after(
     group = GroupSync()
     disk.failing = OSError(code, "failed")
     futures = [pool.submit(group.sync, str(tmp_path))]
-    disk.begun.acquire()
+    disk.begun.acquire(timeout=20)
     # The kernel says it once. A further sync would succeed, without what these have written.
     futures += arrive(group, pool, tmp_path, 4)
     disk.failing = None
@@ -121,7 +121,7 @@ def test_whoever_waits_for_one_that_is_interrupted_tries_for_himself(
     group = GroupSync()
     disk.failing = KeyboardInterrupt()
     first = pool.submit(group.sync, str(tmp_path))
-    disk.begun.acquire()
+    disk.begun.acquire(timeout=20)
     (other,) = arrive(group, pool, tmp_path)
     disk.failing = None
     disk.proceed.release()

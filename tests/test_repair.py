@@ -607,6 +607,34 @@ def test_beside_an_entry_without_a_source_the_others_are_mended(
     }
 
 
+def test_a_repair_links_nothing_from_another_entry_that_stays_damaged(
+    store: Store, entry: Path, wheel: Path, other_wheel: Path
+) -> None:
+    other = entry_of(store, other_wheel)
+    record = make_environment(store, wheel, other_wheel)
+    replaced(other / "site-packages/other.py", a_file)
+    other_wheel.unlink()
+    flip(entry / SINGLE)
+    assert not verify(store, mend=True).sound
+    assert (site_of(store, record) / "single.py").samefile(entry / SINGLE)
+    assert (site_of(store, record) / "other.py").read_text() == "two = 2\n"
+
+
+def test_an_environment_that_waits_for_another_entry_is_finished_with_that_one(
+    store: Store, entry: Path, wheel: Path, other_wheel: Path
+) -> None:
+    other = entry_of(store, other_wheel)
+    record = make_environment(store, wheel, other_wheel)
+    (environment_of(store, record) / "bin/mine").write_text("changed by hand\n")
+    kept = other_wheel.rename(other_wheel.with_name("kept"))
+    replaced(other / "plan.json", nothing)
+    flip(entry / SINGLE)
+    assert not verify(store, mend=True).sound
+    assert not (site_of(store, record) / "single.py").samefile(entry / SINGLE)
+    mended(store, sources=(str(kept),))
+    assert (site_of(store, record) / "single.py").samefile(entry / SINGLE)
+
+
 def test_damage_that_stays_is_not_spread_to_environments(store: Store, entry: Path, wheel: Path) -> None:
     record = make_environment(store, wheel)
     environment = environment_of(store, record)
@@ -636,20 +664,24 @@ def test_the_end_of_an_environment_does_not_stop_a_repair(
 
 @needs_root
 def test_an_ordinary_user_mends_what_he_may_not_look_into(tmp_path: Path, wheel: Path) -> None:
-    open_up(tmp_path)
+    open_up(tmp_path, wheel)
     home = tmp_path / "nobody"
     home.mkdir()
     home.chmod(0o777)
 
     def damage_and_mend() -> list[str]:
         store = Store.open(home / "store")
-        entry = entry_of(store, wheel)
-        record = make_environment(store, wheel)
+        own = Path(shutil.copy(wheel, home))
+        entry = entry_of(store, own)
+        record = make_environment(store, own)
         whole = tree(entry)
         (entry / "site-packages/demo_kit").chmod(0)
         (entry / SINGLE).chmod(0)
+        own.unlink()  # no source is needed for that
         found = kinds(verify(store))
         mended(store)
+        assert tree(entry) == whole
+        shutil.copy(wheel, home)
         flip(entry / MODULE)
         flip(entry / SINGLE)
         (entry / "links").chmod(0)
@@ -657,7 +689,7 @@ def test_an_ordinary_user_mends_what_he_may_not_look_into(tmp_path: Path, wheel:
         found |= kinds(verify(store))
         mended(store)
         assert tree(entry) == whole
-        assert handed_out(store, record, wheel)
+        assert handed_out(store, record, own)
         time.sleep(0.01)
         assert sweep.collect(store, LEFTOVERS_ONLY).problems == ()
         return sorted(found)

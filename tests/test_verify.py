@@ -26,6 +26,7 @@ from vrfstore.gc import sweep
 from vrfstore.gc.policy import Policy
 from vrfstore.runner.verify import VerifyReport, verify
 from vrfstore.store import leases
+from vrfstore.store import verify as verifying
 from vrfstore.store.compiling import compile_entries, remove_record
 from vrfstore.store.store import Store
 from vrfstore.store.verify import check_entry
@@ -529,7 +530,7 @@ def test_compiling_meanwhile_is_no_damage(store: Store, entry: Path) -> None:
 def test_a_store_that_may_only_be_read_is_verified(tmp_path: Path, wheel: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs another user")
-    open_up(tmp_path)
+    open_up(tmp_path, wheel)
     store = Store.open(tmp_path / "store")
     entry = store.add(wheel).plan.reference.directory
     before = tree(store.root)
@@ -547,7 +548,7 @@ def test_a_store_that_may_only_be_read_is_verified(tmp_path: Path, wheel: Path) 
 def test_root_leaves_nothing_in_the_store_of_an_ordinary_user(tmp_path: Path, wheel: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs another user")
-    open_up(tmp_path)
+    open_up(tmp_path, wheel)
     home = tmp_path / "nobody"
     home.mkdir()
     home.chmod(0o777)
@@ -560,8 +561,13 @@ def test_root_leaves_nothing_in_the_store_of_an_ordinary_user(tmp_path: Path, wh
     assert owners(store) == before
 
 
-def open_up(folder: Path) -> None:
-    """Let everybody come through to a directory of the test's."""
+def open_up(folder: Path, wheel: Path) -> None:
+    """Let everybody come through to a directory of the test's; load what he may not read from where it is."""
+    warm = Store.open(folder / "warm")
+    record = make_environment(warm, wheel)
+    flip(Path(warm.layout.of("entries", record.wheels[0].directory)) / SINGLE)
+    verify(warm, mend=True)
+    sweep.collect(warm, EVERYTHING)
     for path in (folder, *folder.parents):
         if path.stat().st_uid == os.geteuid() and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o055)
@@ -633,6 +639,50 @@ def test_an_entry_that_vanishes_is_no_damage(
     report = verify(store)
     assert (findings(report), report.entries) == ([], 1)
     assert other.is_dir()
+
+
+def test_what_goes_while_it_is_looked_at_is_not_there(
+    store: Store, entry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a pyc on its way to its name; and the rest of the entry is looked at all the same."""
+    cache = entry / "site-packages/demo_kit/__pycache__"
+    added(cache / "a.cpython-38.pyc.1", a_file)
+    added(cache / "b.cpython-38.pyc", a_file)
+    added(entry / "data/share/__pycache__", a_directory)
+    flip(entry / SINGLE)
+    seen = verifying._seen
+
+    def vanishing(child: os.DirEntry[str]) -> verifying.Seen:
+        if child.name.endswith(".1"):
+            os.unlink(child.path)
+        found = seen(child)
+        if child.path.endswith("share/__pycache__"):
+            os.rmdir(child.path)
+        return found
+
+    monkeypatch.setattr(verifying, "_seen", vanishing)
+    report = verify(store)
+    assert findings(report) == [(f"entries/{entry.name}", "changed", SINGLE)]
+    assert report.written == {entry.name: ("site-packages/demo_kit/__pycache__/b.cpython-38.pyc",)}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, a_twin, nothing], ids=["FIFO", "link", "nothing"])
+def test_what_takes_the_place_of_a_file_after_it_was_looked_at_is_not_waited_for(
+    store: Store, entry: Path, monkeypatch: pytest.MonkeyPatch, make: Corruption
+) -> None:
+    looked = verifying.look
+
+    def swapping(root: str) -> dict[str, verifying.Seen]:
+        found = looked(root)
+        replaced(entry / SINGLE, make)
+        return found
+
+    monkeypatch.setattr(verifying, "look", swapping)
+    reports: list[VerifyReport] = []
+    reading = threading.Thread(target=lambda: reports.append(verify(store)), daemon=True)
+    reading.start()
+    reading.join(60)
+    assert [findings(report)[0][2] for report in reports] == [SINGLE]
 
 
 def test_gc_leaves_what_is_being_verified(store: Store, entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:

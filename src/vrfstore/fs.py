@@ -178,26 +178,35 @@ class NewFile:
         FileExistsError: ``path`` is there already, also as a dangling symlink.
     """
 
-    __slots__ = ("_descriptor", "_mode", "size")
+    __slots__ = ("_descriptor", "_mode", "_path", "size")
 
     def __init__(self, path: str, *, mode: int = 0o644) -> None:
         _effect("write", path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(path, flags, 0o600)
         self._mode = mode
+        self._path = path
         self.size = 0
 
     def write(self, data: bytes) -> None:
         """Append bytes; ``size`` counts them."""
         view = memoryview(data)
-        while view:
-            written = os.write(self._descriptor, view)
-            self.size += written
-            view = view[written:]
+        try:
+            while view:
+                written = os.write(self._descriptor, view)
+                self.size += written
+                view = view[written:]
+        except OSError as error:
+            error.filename = self._path
+            raise
 
     def sync(self) -> None:
         """Bring what was written onto the disk (fsync(2))."""
-        os.fsync(self._descriptor)
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            error.filename = self._path
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -279,14 +288,24 @@ def _imitate_link(source: str, path: str, place: str) -> None:
         os.symlink(os.path.relpath(source, os.path.dirname(place)), path)
 
 
-def sync_filesystem(path: str) -> None:
-    """Bring everything written so far to the file system of ``path`` onto its disk (syncfs(2), else sync(2))."""
+def sync_filesystem(path: str, descriptor: int | None = None) -> None:
+    """Bring everything written so far to the file system of ``path`` onto its disk (syncfs(2), else sync(2)).
+
+    Args:
+        path: A directory there.
+        descriptor: The same, opened before anything was written: the kernel tells each open file once of what could
+            not be written since it was opened, so that one that is opened now may be told nothing.
+    """
     _effect("sync", path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if descriptor is None else descriptor
     try:
-        _syncfs(descriptor)
+        _syncfs(opened)
+    except OSError as error:
+        error.filename = path
+        raise
     finally:
-        os.close(descriptor)
+        if descriptor is None:
+            os.close(opened)
 
 
 def _syncfs(descriptor: int) -> None:
@@ -381,8 +400,13 @@ def _empty(descriptor: int, path: str, *, top: int, depth: int) -> bool:
 
 def _open_directory(parent: int, name: str) -> int | None:
     """Open a directory itself; None for anything else, a symlink to a directory among it."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        return os.open(name, flags, dir_fd=parent)
+    except PermissionError:
+        # Somebody took the owner's own permission away.
+        os.chmod(name, 0o700, dir_fd=parent)
+        return os.open(name, flags, dir_fd=parent)
     except OSError as error:
         if error.errno in {errno.ENOTDIR, errno.ELOOP}:
             return None

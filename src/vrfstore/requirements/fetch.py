@@ -68,7 +68,7 @@ def fetch(
     source = _Source(settings)
     watch(Event(kind="missing", total=len(wheels)))
     with (
-        Unpackers(lease) as unpackers,
+        Unpackers(lease, min(len(wheels), len(os.sched_getaffinity(0)))) as unpackers,
         ThreadPoolExecutor(min(_WORKERS, max(len(wheels), 1)), thread_name_prefix="fetch") as pool,
     ):
         futures = [pool.submit(_obtain, store, lease, wheel, source, unpackers, watch) for wheel in wheels]
@@ -81,6 +81,7 @@ def fetch(
         except BaseException:
             # What is half-way would be fetched for nothing, and whoever pressed Ctrl-C waits for it.
             source.stop()
+            unpackers.stop()
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -10,35 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import hashlib
 import os
 import random
-import re
-import stat
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, BinaryIO
 
-from vrfstore import codec, fs
-from vrfstore.errors import PackageIndexError, StoreDamagedError, UsageError, VrfstoreError, WheelError
+from vrfstore.errors import StoreDamagedError, UsageError, VrfstoreError
 from vrfstore.linker import check
-from vrfstore.model import Digest, EntryReference, Event, LockedWheel, Watcher
-from vrfstore.requirements import lock as locks
+from vrfstore.model import Digest, Event, Watcher
+from vrfstore.runner.mending import Mending, gone_report, link_anew, readable
 from vrfstore.store import leases, repair
-from vrfstore.store.bytecode import read_records, record_path, record_paths
-from vrfstore.store.compiling import remove_record
-from vrfstore.store.layout import BYTECODE
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord, unchanged
 from vrfstore.store.store import Store
 from vrfstore.store.verify import EntryReport, Problem, check_entry
-
-if TYPE_CHECKING:
-    from vrfstore.runner.unpacked import UnpackedArchives
 
 __all__ = ["Finding", "VerifyReport", "verify"]
 
@@ -157,7 +144,9 @@ class _Verification:
             lease = None
             if self._may_write():
                 digests = [Digest(name.partition("-")[0]) for name in entries]
-                lease = stack.enter_context(leases.take(self.store.layout, digests=digests))
+                # Looking needs no room on the disk; at worst an entry is collected while it is looked at.
+                with contextlib.nullcontext() if self.mend else contextlib.suppress(OSError):
+                    lease = stack.enter_context(leases.take(self.store.layout, digests=digests))
             mending = stack.enter_context(self._mending(lease)) if self.mend and lease is not None else None
             if mending is not None:
                 self._finish_pending(mending.lease)
@@ -182,11 +171,11 @@ class _Verification:
         )
 
     @contextlib.contextmanager
-    def _mending(self, lease: Lease) -> Iterator[_Mending]:
+    def _mending(self, lease: Lease) -> Iterator[Mending]:
         from vrfstore.runner.unpacked import UnpackedArchives  # noqa: PLC0415 - installer, zstandard
 
         with UnpackedArchives(self.store, lease, self.watch) as archives:
-            yield _Mending(self.store, lease, self.sources, self.watch, archives)
+            yield Mending(self.store, lease, self.sources, self.watch, archives)
 
     def _may_write(self) -> bool:
         # Root may write into everybody's store, and must not: what it makes is of no use to the owner.
@@ -220,7 +209,7 @@ class _Verification:
     def _gone(self, environments: Sequence[str]) -> list[str]:
         """Return the entries that environments refer to and that are not there."""
         gone: set[str] = set()
-        for record in _readable(self.store, environments):
+        for record in readable(self.store, environments):
             wheels = {wheel.directory for wheel in record.wheels}
             missing = {name for name in wheels if not os.path.lexists(self.store.layout.of("entries", name))}
             # An environment that is collected goes before its entries.
@@ -254,14 +243,14 @@ class _Verification:
 
     def _missing(self, environments: Sequence[str]) -> list[EntryReport]:
         """Return a report for each entry that an environment refers to and that is not there."""
-        return [_gone_report(directory) for directory in sorted(self.gone.union(self._gone(environments)))]
+        return [gone_report(directory) for directory in sorted(self.gone.union(self._gone(environments)))]
 
     def _note(self, place: str, *problems: Problem, mended: bool = False, hint: str | None = None) -> None:
         self.findings += [
             Finding(place=place, problem=problem, mended=mended, hint=hint) for problem in problems
         ]
 
-    def _entry(self, mending: _Mending | None, report: EntryReport) -> bool:
+    def _entry(self, mending: Mending | None, report: EntryReport) -> bool:
         """Mend a damaged entry, if that is wanted, and note what was wrong.
 
         Returns:
@@ -289,10 +278,10 @@ class _Verification:
             with self.store.hold_entry(Digest(directory.partition("-")[0])):
                 unfinished = repair.read(self.store, directory)
                 if unfinished is not None:
-                    _link_anew(self.store, lease, unfinished)
+                    link_anew(self.store, lease, unfinished)
 
     def _environment(
-        self, mending: _Mending | None, directory: str, damaged: Collection[str], looked: Collection[str]
+        self, mending: Mending | None, directory: str, damaged: Collection[str], looked: Collection[str]
     ) -> None:
         """Look at an environment, mend it if that is wanted, and note what was wrong."""
         place = f"environments/{directory}"
@@ -354,11 +343,6 @@ def _is_telling(report: EntryReport) -> bool:
     return all(problem.kind in _HARMLESS for problem in report.problems)
 
 
-def _gone_report(directory: str) -> EntryReport:
-    problem = Problem(kind="missing", path="", message="the entry is gone, and environments link to it")
-    return EntryReport(directory=directory, problems=(problem,))
-
-
 def _advice(record: EnvironmentRecord, left: Collection[Problem], unsound: Collection[str]) -> str:
     real = str(record.interpreter.get("real"))
     if any(wheel.directory in unsound for wheel in record.wheels):
@@ -366,305 +350,3 @@ def _advice(record: EnvironmentRecord, left: Collection[Problem], unsound: Colle
     if check.leads_nowhere(real) and any(problem.kind == "dangling" for problem in left):
         return f"bring back {real}, or link its requirements again for another Python"
     return "link its requirements again, which makes a new environment"
-
-
-def _readable(store: Store, environments: Sequence[str]) -> Iterator[EnvironmentRecord]:
-    for directory in environments:
-        with contextlib.suppress(StoreDamagedError, FileNotFoundError):
-            yield store.record(directory)
-
-
-def _link_anew(store: Store, lease: Lease, unfinished: repair.Pending) -> None:
-    """Link those environments anew that share inodes with an entry that has been replaced."""
-    whole = True
-    for record in _readable(store, store.environments()):
-        if all(wheel.directory != unfinished.directory for wheel in record.wheels):
-            continue
-        try:
-            check.relink(
-                store,
-                lease,
-                record,
-                trusted=record.directory in unfinished.environments,
-                wanted=lambda linked: linked.entry == unfinished.directory,
-                replaced=unfinished.inodes,
-            )
-        except FileNotFoundError:
-            # The environment is gone. An entry that is gone would be a StoreDamagedError.
-            continue
-        except VrfstoreError:
-            whole = False  # another of its entries is damaged, and has its turn first
-    if whole:
-        repair.finish(store, unfinished.directory)
-
-
-@dataclass(slots=True)
-class _Mending:
-    """Repairs of one run."""
-
-    store: Store
-    lease: Lease
-    sources: tuple[str, ...]
-    watch: Watcher
-    archives: UnpackedArchives
-
-    def mend(self, report: EntryReport) -> str | None:
-        """Mend one entry; return what to do about it where that cannot be done."""
-        reference = self._reference(report.directory)
-        if reference is None:
-            return (
-                "nothing tells which wheel it was; give the wheel: "
-                f"vrfstore verify --repair --from WHEEL {report.directory}"
-            )
-        with self.store.hold_entry(reference.digest):
-            return self._mend_held(reference, report.directory)
-
-    def _mend_held(self, reference: EntryReference, directory: str) -> str | None:
-        repair.make_readable(self.store, directory)
-        report = self._look(directory)
-        if any(problem.kind == "bytecode" for problem in report.problems):
-            self._remove_bytecode(report)
-            report = self._look(directory)
-        if repair.mend_in_place(self.store, self.lease, report):
-            return None
-        refused: list[str] = []
-        for staging in self._staged(reference, directory, refused):
-            unfinished = repair.Pending(
-                directory=directory,
-                environments=self._untouched(directory),
-                inodes=repair.shared_inodes(self.store, directory),
-            )
-            repair.swap(self.store, self.lease, staging, unfinished)
-            _link_anew(self.store, self.lease, unfinished)
-            return None
-        repair.mark(self.store, self.lease, report)
-        tried = f" (tried: {'; '.join(refused)})" if refused else ""
-        return (
-            f"there is no source for it{tried}; give its wheel: "
-            f"vrfstore verify --repair --from {reference.name}-{reference.version}-….whl {directory}"
-        )
-
-    def _staged(self, reference: EntryReference, directory: str, refused: list[str]) -> Iterator[str]:
-        """Stage an entry anew from the first source that is the right one; note the others."""
-        for filename, origin, chunks in self._wheels(reference, directory):
-            try:
-                staging = self._stage(reference, filename, origin, chunks)
-            except VrfstoreError as error:
-                refused.append(f"{origin}: {error.message}")
-                continue
-            if staging is None:
-                refused.append(f"{origin} is another file now")
-                continue
-            yield staging
-        from vrfstore.runner.unpacked import is_archive  # noqa: PLC0415
-
-        published = None
-        with contextlib.suppress(StoreDamagedError):
-            published = self.store.manifest(directory)
-        for path in filter(is_archive, self.sources):
-            try:
-                taken = self.archives.take(path, reference, published)
-            except WheelError as error:
-                refused.append(f"{path}: {error.message}")
-                continue
-            if taken is None:
-                refused.append(f"{path} has it not, or does not prove it")
-                continue
-            yield taken
-
-    def _look(self, directory: str) -> EntryReport:
-        try:
-            return check_entry(self.store, directory, full=True)
-        except FileNotFoundError:
-            # Where nothing refers to it, it has been collected.
-            referred = any(
-                wheel.directory == directory
-                for record in _readable(self.store, self.store.environments())
-                for wheel in record.wheels
-            )
-            return _gone_report(directory) if referred else EntryReport(directory=directory, problems=())
-
-    def _remove_bytecode(self, report: EntryReport) -> None:
-        """Take away bytecode that is not what was compiled, so that it is compiled again."""
-        layout, directory = self.store.layout, report.directory
-        known = read_records(layout, directory)
-        sound = {record_path(layout, directory, record.cache_tag, record.magic) for record in known}
-        wrong = {problem.path for problem in report.problems if problem.kind == "bytecode"}
-        tags = {
-            record.cache_tag for record in known if wrong.intersection(file.path for file in record.files)
-        }
-        for path in record_paths(layout, directory) if BYTECODE in wrong else ():
-            if path not in sound:
-                repair.remove(path)
-                tags.add(os.path.basename(path).rpartition("-")[0])
-        for tag in tags - {""}:
-            remove_record(self.store, directory, tag)
-
-    def _reference(self, directory: str) -> EntryReference | None:
-        """Find out which wheel an entry is: from itself, from environments, from locks, or from a wheel given."""
-        prefix = directory.partition("-")[0]
-        for reference in self._references(directory):
-            # An entry may hold what belongs to another one; its name tells.
-            if reference.directory == directory and reference.digest.startswith(prefix):
-                return reference
-        return None
-
-    def _references(self, directory: str) -> Iterator[EntryReference]:
-        with contextlib.suppress(StoreDamagedError):
-            yield self.store.manifest(directory).reference
-        with contextlib.suppress(StoreDamagedError, FileNotFoundError):
-            yield self.store.plan(directory).reference
-        for record in _readable(self.store, self.store.environments()):
-            yield from record.wheels
-        for wheel in self._locked():
-            yield EntryReference(
-                digest=wheel.digest, name=wheel.name, version=wheel.version, directory=directory
-            )
-        from vrfstore.store.wheel import parse_filename  # noqa: PLC0415 - installer, packaging, zipfile
-
-        for path in self._files():
-            with contextlib.suppress(WheelError):
-                name, version, _ = parse_filename(os.path.basename(path))
-                digest = Digest(_digest(path))
-                yield EntryReference(digest=digest, name=name, version=str(version), directory=directory)
-
-    def _untouched(self, directory: str) -> tuple[str, ...]:
-        """Return the environments that link to an entry and that nobody changed by hand."""
-        return tuple(
-            record.directory
-            for record in _readable(self.store, self.store.environments())
-            if any(wheel.directory == directory for wheel in record.wheels)
-            and unchanged(self.store.layout, record)
-        )
-
-    def _stage(
-        self, reference: EntryReference, filename: str, origin: str, chunks: Callable[[], Iterator[bytes]]
-    ) -> str | None:
-        """Stage a wheel anew; None where it is not the one."""
-        temporary, digest = self.store.receive(self.lease, chunks())
-        try:
-            if digest != reference.digest:
-                return None
-            staging, _ = self.store.stage(self.lease, temporary, filename, reference, origin=origin)
-        finally:
-            fs.remove_file(temporary)
-        try:
-            self.store.settle(staging)
-        except BaseException:
-            fs.remove_tree(staging)
-            raise
-        return staging
-
-    def _wheels(
-        self, reference: EntryReference, directory: str
-    ) -> Iterator[tuple[str, str, Callable[[], Iterator[bytes]]]]:
-        """Yield file name, origin and content of what may be the wheel of an entry."""
-        filename, origin = self._noted(directory)
-        for path in self._files():
-            if _digest(path) == reference.digest:
-                called = filename if _is_called(filename, reference) else os.path.basename(path)
-                yield called, os.path.abspath(path), partial(_read, path)
-        seen = {""}
-        if os.path.isabs(origin):
-            seen.add(origin)
-            yield filename, origin, partial(_read, origin)
-        for wheel in (*self._locked(), _wheel_at(origin, filename, reference)):
-            if wheel.digest == reference.digest and wheel.url not in seen:
-                seen.add(wheel.url)
-                yield wheel.filename, wheel.url, partial(self._fetched, wheel)
-
-    def _noted(self, directory: str) -> tuple[str, str]:
-        """Return file name and origin of an entry's wheel, also from a manifest that is damaged.
-
-        That does not matter here: the digest tells whether it is the wheel.
-        """
-        path = f"{self.store.layout.of('entries', directory)}/manifest.json"
-        try:
-            data = fs.read_file(path)
-        except OSError:
-            return "", ""
-        found = []
-        for key in (b"filename", b"origin"):
-            match = re.search(rb'"%s":("(?:[^"\\]|\\.)*")' % key, data)
-            value: object = None
-            if match is not None:
-                with contextlib.suppress(ValueError):
-                    value = codec.loads(match[1])
-            found.append(value if isinstance(value, str) and "\0" not in value else "")
-        return found[0], found[1]
-
-    def _files(self) -> Iterator[str]:
-        """Yield the wheels that were given, and those in directories that were given."""
-        for source in self.sources:
-            if not os.path.isdir(source):
-                yield source
-                continue
-            with contextlib.suppress(OSError):
-                yield from (
-                    os.path.join(source, name) for name in sorted(os.listdir(source)) if name.endswith(".whl")
-                )
-
-    def _locked(self) -> Iterator[LockedWheel]:
-        """Yield the wheels of all locks of the store."""
-        for name in sorted(os.listdir(self.store.layout.of("locks"))):
-            lock = locks.read(self.store.layout, name.removesuffix(".toml"))
-            yield from lock.wheels if lock is not None else ()
-
-    def _fetched(self, wheel: LockedWheel) -> Iterator[bytes]:
-        from vrfstore import interpreter  # noqa: PLC0415 - for what has to be fetched only
-        from vrfstore.requirements import fetch, pip  # noqa: PLC0415
-
-        settings = pip.settings(self.store, interpreter.probe(interpreter.default_executable()))
-        try:
-            yield from fetch.chunks(wheel, settings, self.watch)
-        except OSError as error:
-            raise PackageIndexError(f"{wheel.filename} could not be read: {error.strerror}") from error
-
-
-def _is_called(filename: str, reference: EntryReference) -> bool:
-    from vrfstore.store.wheel import parse_filename  # noqa: PLC0415
-
-    with contextlib.suppress(WheelError):
-        return parse_filename(filename)[0] == reference.name
-    return False
-
-
-def _wheel_at(origin: str, filename: str, reference: EntryReference) -> LockedWheel:
-    """Return a wheel as a lock would have it; its URL is empty where it did not come from one."""
-    return LockedWheel(
-        name=reference.name,
-        version=reference.version,
-        filename=filename,
-        digest=reference.digest,
-        url=origin if "://" in origin else "",
-    )
-
-
-def _read(path: str) -> Iterator[bytes]:
-    try:
-        with _open(path) as stream:
-            yield from iter(lambda: stream.read(_CHUNK), b"")
-    except OSError as error:
-        raise WheelError(
-            f"the file cannot be read: {error.strerror}", kind="wheel-unreadable", path=path
-        ) from error
-
-
-def _open(path: str) -> BinaryIO:
-    """Open a regular file; never waits, as for a FIFO."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return open(descriptor, "rb")
-
-
-@functools.cache
-def _digest(path: str) -> str:
-    """Return the SHA-256 of a file; nothing where it cannot be read."""
-    sha256 = hashlib.sha256()
-    with contextlib.suppress(WheelError):
-        for chunk in _read(path):
-            sha256.update(chunk)
-        return sha256.hexdigest()
-    return ""

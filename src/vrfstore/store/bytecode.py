@@ -65,8 +65,8 @@ class BytecodeRecord:
     failed: tuple[tuple[str, str], ...]
 
     def to_json(self) -> dict[str, object]:
-        """Return the record as its file holds it."""
-        return {
+        """Return the record as its file holds it, with a checksum of itself."""
+        value = {
             "schema": _SCHEMA,
             "cache_tag": self.cache_tag,
             "magic": self.magic,
@@ -74,17 +74,20 @@ class BytecodeRecord:
             "files": [[file.path, file.size, file.sha256] for file in self.files],
             "failed": [list(module) for module in self.failed],
         }
+        return {**value, "checksum": codec.digest_of(value)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> BytecodeRecord:
         """Return the record that a file holds.
 
         Raises:
-            ValueError: It is of another schema.
+            ValueError: It is of another schema, or not what was written.
             KeyError, TypeError: It is not a record.
         """
         if value["schema"] != _SCHEMA:
             raise ValueError(f"bytecode record of schema {value['schema']!r}")
+        if value["checksum"] != codec.digest_of({name: value[name] for name in value if name != "checksum"}):
+            raise ValueError("its checksum is another one")
         return cls(
             cache_tag=_text(value["cache_tag"]),
             magic=_text(value["magic"]),

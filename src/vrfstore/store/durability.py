@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 
 from vrfstore import fs
 
@@ -24,6 +26,14 @@ class GroupSync:
         self._running = False
         self._failed = 0
         self._failure = OSError()
+        self._descriptor: int | None = None
+
+    def begin(self, path: str) -> None:
+        """Be told, by the next ``sync``, of whatever cannot be written to the file system of ``path`` from now on."""
+        with self._changed:
+            if self._descriptor is None:
+                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                weakref.finalize(self, os.close, self._descriptor)
 
     def sync(self, path: str) -> None:
         """Return when everything written so far to the file system of ``path`` is on its disk.
@@ -45,7 +55,7 @@ class GroupSync:
             self._running = True
         finished, failure = False, None
         try:
-            fs.sync_filesystem(path)
+            fs.sync_filesystem(path, self._descriptor)
             finished = True
         except OSError as error:
             failure = error

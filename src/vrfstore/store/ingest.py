@@ -233,7 +233,9 @@ class EntryWriter(WheelDestination):
             record_ready=HEADERS not in trees,
             claimed=self._claimed,
         )
-        self._write_bytes("plan.json", codec.dumps(entry_plan.plan_to_json(plan)))
+        # Once more beside the manifest: a repair of an entry that has lost that needs them.
+        source = {"filename": self._facts.filename, "origin": self._origin}
+        self._write_bytes("plan.json", codec.dumps(entry_plan.plan_to_json(plan) | source))
         manifest = Manifest(
             reference=reference,
             filename=self._facts.filename,

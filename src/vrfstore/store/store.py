@@ -313,6 +313,8 @@ class Store:
 
     def new_staging(self, lease: Lease) -> str:
         """Return a path beside the entries for what is being made under a lease; nothing is there yet."""
+        if self.durable:
+            self._group.begin(self.layout.of("entries"))
         return self.layout.of("entries", f"{STAGING_PREFIX}{lease.id}.{fs.unique_name()}")
 
     def free_directory(self, digest: Digest, name: str, version: str) -> str:

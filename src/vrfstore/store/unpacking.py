@@ -41,15 +41,7 @@ _SMALL = 1 << 18
 _PATIENCE = 5.0
 """Seconds for a process that has stopped talking to end, before it is ended."""
 
-# Ctrl-C on a terminal reaches all processes; the parent says what there is to say about it.
-_SERVE = """\
-import signal, sys
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-sys.path[:] = {path!r}
-from vrfstore.store.unpacking import serve
-serve()
-"""
+_SERVE = "import sys; sys.path[:] = {path!r}; from vrfstore.store.unpacking import serve; serve()"
 
 
 class Unpackers:
@@ -162,6 +154,8 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[lease],
+            # Ctrl-C on a terminal is for the parent, which ends them and says what there is to say.
+            process_group=0,
         )
 
     @property
