@@ -17,6 +17,7 @@ import heapq
 import itertools
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -215,6 +216,7 @@ def _ending(code: int) -> str:
 
 def serve() -> None:
     """Unpack what stdin asks for until it ends; the answers go to stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent has the words for it
     answers = os.dup(1)
     # Whatever prints must not get between the answers.
     try:
