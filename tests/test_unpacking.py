@@ -521,3 +521,12 @@ def test_staging_is_the_same_work_as_in_this_process(store: Store, folder: Path,
     with store.session() as lease, Unpackers(lease, 2) as unpackers:
         there = unpackers.stage(replace(job, staging=str(tmp_path / "there")))
     assert there == stage(replace(job, staging=str(tmp_path / "here")))
+
+
+def test_where_processes_cannot_import_us_it_is_done_here(
+    store: Store, wheels: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an editable installation whose hooks only ``site`` runs."""
+    monkeypatch.setattr(unpacking, "_SERVE", "import sys; sys.exit(1)  # {path}")
+    assert all(isinstance(added, Added) and added.new for added in store.add_all(wheels))
+    assert children(os.getpid()) == []

@@ -138,7 +138,13 @@ def exchange(one: str, other: str) -> bool:
         raise OSError(code, os.strerror(code), other)
     aside = f"{one}.aside"
     os.rename(other, aside)
-    os.rename(one, other)
+    try:
+        _effect("exchange", other)
+        os.rename(one, other)
+    except BaseException:
+        os.rename(aside, other)
+        raise
+    _effect("exchange", one)
     os.rename(aside, one)
     return False
 
@@ -405,7 +411,13 @@ def _open_directory(parent: int, name: str) -> int | None:
         return os.open(name, flags, dir_fd=parent)
     except PermissionError:
         # Somebody took the owner's own permission away.
-        os.chmod(name, 0o700, dir_fd=parent)
+        found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            _effect("chmod", name)
+            # chmod(2) on a path follows links, and there is no fchmod(2) for what cannot be read.
+            os.chmod(f"/proc/self/fd/{found}", 0o700)
+        finally:
+            os.close(found)
         return os.open(name, flags, dir_fd=parent)
     except OSError as error:
         if error.errno in {errno.ENOTDIR, errno.ELOOP}:

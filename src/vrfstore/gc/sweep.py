@@ -8,6 +8,7 @@ a list and dead names; the next one finishes them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -238,5 +239,7 @@ def _files(store: Store, plan: Collection, policy: Policy) -> Iterator[str]:
     limit = scan.now() - min(policy.max_age, _LOG_AGE)
     for name in os.listdir(layout.of("logs")):
         path = layout.of("logs", name)
-        if os.lstat(path).st_mtime < limit:
-            yield path
+        # A worker removes its own log where it had nothing to say.
+        with contextlib.suppress(FileNotFoundError):
+            if os.lstat(path).st_mtime < limit:
+                yield path

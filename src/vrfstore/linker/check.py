@@ -11,7 +11,7 @@ import errno
 import functools
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vrfstore import codec, fs
@@ -19,6 +19,7 @@ from vrfstore.errors import StoreDamagedError, VrfstoreError
 from vrfstore.linker.plan import plan_environment
 from vrfstore.model import EntryPlan, Interpreter
 from vrfstore.store import interpreters, records
+from vrfstore.store.bytecode import pyc_path
 from vrfstore.store.entry_plan import DAMAGED, plan_from_json
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
@@ -28,6 +29,10 @@ from vrfstore.store.verify import Problem
 __all__ = ["Linked", "check_environment", "expected_links", "leads_nowhere", "relink"]
 
 _CHUNK = 1 << 20
+
+_PYC_HEAD = 8
+_UNCHECKED = b"\1\0\0\0"
+"""After the magic number: hash-based, and not to be compared with the source (PEP 552)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,38 @@ def check_environment(
             telling = linked.entry not in damaged
             end = own_ends.get(linked.source) or _end(f"{store.root}/{linked.source}")
             found += _problems(store, root, linked, end, untouched=untouched, telling=telling)
+    found += (
+        Problem(kind="bytecode", path=path, message=f"{path} is not what was compiled of its module")
+        for path in _stale_bytecode(store, record, expected)
+    )
     return tuple(found)
+
+
+def _stale_bytecode(
+    store: Store, record: EnvironmentRecord, expected: Sequence[Linked], replaced: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield the pycs of an environment that its entries do not have, or not any more.
+
+    Only unchecked ones (PEP 552), which run whatever their source is; others are an interpreter's own.
+    """
+    root = store.layout.of("environments", record.directory)
+    tag = str(record.interpreter["cache_tag"])
+    for linked in expected:
+        if linked.entry and linked.path.endswith(".py"):
+            path = pyc_path(linked.path, tag)
+            with contextlib.suppress(OSError):
+                seen = os.lstat(f"{root}/{path}")
+                if not stat.S_ISREG(seen.st_mode):
+                    continue
+                old = f"{seen.st_dev}:{seen.st_ino}" in replaced
+                if old or _is_stale(f"{root}/{path}", f"{store.root}/{pyc_path(linked.source, tag)}"):
+                    yield path
+
+
+def _is_stale(path: str, source: str) -> bool:
+    with open(path, "rb") as stream:
+        flags = stream.read(_PYC_HEAD)[_PYC_HEAD // 2 :]
+    return flags == _UNCHECKED and not _same(path, source)
 
 
 def _own_ends(interpreter: Interpreter) -> dict[str, str]:
@@ -239,6 +275,8 @@ def relink(
         temporary = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
         fs.hard_link(source, temporary, place=path)
         fs.rename(temporary, path)
+    for path in list(_stale_bytecode(store, record, expected, replaced)):
+        fs.remove_file(f"{root}/{path}")
     if trusted:
         _remember(store, lease, root, record)
 
@@ -287,8 +325,13 @@ def _remember(store: Store, lease: Lease, root: str, record: EnvironmentRecord) 
     if own == record.own:
         return
     path = store.layout.record(record.directory)
-    used = os.stat(path)
-    temporary = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
-    fs.write_file(temporary, records.record_to_json(replace(record, own=own)))
-    fs.set_times(temporary, used.st_atime_ns, used.st_mtime_ns)
-    fs.rename(temporary, path)
+    with open(path, "rb") as old:
+        used = os.fstat(old.fileno())
+        temporary = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+        fs.write_file(temporary, records.record_to_json(replace(record, own=own)), sync=True)
+        fs.set_times(temporary, used.st_atime_ns, used.st_mtime_ns)
+        fs.rename(temporary, path)
+        # Whoever used it meanwhile has stamped the old one.
+        again = os.fstat(old.fileno())
+        if again.st_mtime_ns != used.st_mtime_ns:
+            fs.set_times(path, again.st_atime_ns, again.st_mtime_ns)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 
 from vrfstore import codec, fs
+from vrfstore.linker import check
 from vrfstore.linker.plan import ENVIRONMENT_RECORD, EnvironmentPlan, plan_environment
 from vrfstore.linker.realise import realise
 from vrfstore.model import EntryPlan, EnvironmentKey, Interpreter
@@ -62,6 +64,7 @@ def link(
         if present is not None:
             return present, False
         layout = store.layout
+        places = _places(store, plans)
         hashes = functools.cache(store.manifest_hashes)
         ready = interpreters.ready_links(layout, lease, interpreter)
         plan = plan_environment(
@@ -85,7 +88,16 @@ def link(
         except BaseException:
             fs.remove_tree(staging)
             raise
+        if _places(store, plans) != places:
+            # An entry was repaired meanwhile, by somebody who may not have seen this environment yet.
+            check.relink(store, lease, record, trusted=True, wanted=lambda _: True)
+            record = store.record(directory)
         return record, True
+
+
+def _places(store: Store, plans: Sequence[EntryPlan]) -> list[int]:
+    """Return the inodes of the entries' directories."""
+    return [os.stat(store.layout.of("entries", plan.reference.directory)).st_ino for plan in plans]
 
 
 def _record(

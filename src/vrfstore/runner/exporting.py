@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -248,7 +249,11 @@ class _Wheels:
 
 def _file_digest(path: str) -> str | None:
     try:
-        with open(path, "rb") as stream:
+        # Never waits, as for a FIFO.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
         return None
@@ -321,7 +326,7 @@ class _Output:
             return self
         self._check_free()
         try:
-            self._file = self._stack.enter_context(fs.NewFile(self._temporary))
+            self._file = self._stack.enter_context(fs.NewFile(self._temporary, mode=_usual_mode()))
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
                 raise
@@ -338,19 +343,43 @@ class _Output:
                 self._file.sync()
                 self._stack.close()
                 self._check_free()
-                fs.rename(self._temporary, os.path.abspath(self._path))
+                if self._force:
+                    fs.rename(self._temporary, os.path.abspath(self._path))
+                else:
+                    self._publish()
         finally:
             self._stack.close()
             fs.remove_file(self._temporary)
 
+    def _publish(self) -> None:
+        # Not a rename, which would replace what has come there since we looked.
+        try:
+            os.link(self._temporary, self._path)
+        except FileExistsError:
+            self._check_free()
+            raise
+        except OSError as error:
+            if error.errno not in {errno.EPERM, errno.ENOTSUP}:  # no hard links there
+                raise
+            fs.rename(self._temporary, os.path.abspath(self._path))
+
     def _check_free(self) -> None:
-        if os.path.isdir(self._path) or (os.path.lexists(self._path) and not self._force):
+        if os.path.lexists(self._path) and not os.path.isfile(self._path):
+            raise UsageError(f"{self._path} is no regular file", kind="output-exists", path=self._path)
+        if os.path.lexists(self._path) and not self._force:
             raise UsageError(
                 f"{self._path} is there already",
                 kind="output-exists",
                 path=self._path,
                 hint="choose another name, or replace it with --force",
             )
+
+
+def _usual_mode() -> int:
+    """Return the mode that a new file of this user has (umask(2))."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _nobody(event: Event) -> None:

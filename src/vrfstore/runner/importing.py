@@ -325,7 +325,11 @@ def _lacking(store: Store, plans: Sequence[EntryPlan], base: Interpreter) -> lis
     """Return what wheels of an environment require that neither it nor its base has: the first base may have had it."""
     from email.parser import HeaderParser  # noqa: PLC0415 - only environments pay
 
-    from packaging.markers import default_environment  # noqa: PLC0415
+    from packaging.markers import (  # noqa: PLC0415
+        UndefinedComparison,
+        UndefinedEnvironmentName,
+        default_environment,
+    )
     from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
     from packaging.utils import canonicalize_name  # noqa: PLC0415
 
@@ -342,7 +346,8 @@ def _lacking(store: Store, plans: Sequence[EntryPlan], base: Interpreter) -> lis
         path = store.layout.of("entries", plan.reference.directory)
         metadata = fs.read_file(f"{path}/site-packages/{plan.dist_info}/METADATA")
         for line in HeaderParser().parsestr(metadata.decode(errors="replace")).get_all("Requires-Dist", ()):
-            with contextlib.suppress(InvalidRequirement):
+            # What somebody has written there is no reason not to have imported all the rest.
+            with contextlib.suppress(InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName):
                 wanted = Requirement(str(line)) if not _EXTRA.search(str(line)) else None
                 if wanted is None or canonicalize_name(wanted.name) in names:
                     continue

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import unquote, urlsplit
 
 from vrfstore import codec, fs
 from vrfstore.errors import PackageIndexError, StoreDamagedError, VrfstoreError, WheelError
@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from vrfstore.runner.unpacked import UnpackedArchives
 
 
-__all__ = ["Mending", "gone_report", "link_anew", "readable"]
+__all__ = ["Mending", "gone_report", "link_anew", "readable", "relink"]
 
 _CHUNK = 1 << 18
+
+_LARGEST_WHEEL = 1 << 33
+"""Bytes of a wheel that is fetched for a repair. What a lock names may never end."""
 
 
 def gone_report(directory: str) -> EntryReport:
@@ -53,15 +56,18 @@ def readable(store: Store, environments: Sequence[str]) -> Iterator[EnvironmentR
 def link_anew(store: Store, lease: Lease, unfinished: repair.Pending) -> None:
     """Link those environments anew that share inodes with an entry that has been replaced."""
     whole = True
+    if not repair.took_place(store, unfinished):
+        # What is there is the damaged one still; its own repair begins anew.
+        repair.finish(store, unfinished.directory)
+        return
     for record in readable(store, store.environments()):
         if all(wheel.directory != unfinished.directory for wheel in record.wheels):
             continue
         try:
-            check.relink(
+            relink(
                 store,
                 lease,
                 record,
-                trusted=record.directory in unfinished.environments,
                 wanted=lambda linked: linked.entry == unfinished.directory,
                 replaced=unfinished.inodes,
             )
@@ -74,6 +80,29 @@ def link_anew(store: Store, lease: Lease, unfinished: repair.Pending) -> None:
         repair.finish(store, unfinished.directory)
 
 
+def relink(
+    store: Store,
+    lease: Lease,
+    record: EnvironmentRecord,
+    *,
+    wanted: Callable[[check.Linked], bool],
+    replaced: Collection[str] = (),
+) -> None:
+    """Link anew what of an environment is not as it was linked, while nobody makes a generation of it.
+
+    What nobody has changed by hand until then can be handed out afterwards as before. Where a kill comes in between,
+    it cannot: nobody could tell what is the repair's and what is somebody's.
+
+    Raises:
+        StoreDamagedError: An entry that it refers to is gone or cannot be read.
+        FileNotFoundError: The environment is gone.
+    """
+    with store.hold_environment(record.key):
+        now = store.record(record.directory)
+        trusted = unchanged(store.layout, now)
+        check.relink(store, lease, now, trusted=trusted, wanted=wanted, replaced=replaced)
+
+
 @dataclass(slots=True)
 class Mending:
     """Repairs of one run."""
@@ -83,6 +112,7 @@ class Mending:
     sources: tuple[str, ...]
     watch: Watcher
     archives: UnpackedArchives
+    digests: dict[str, str] = field(default_factory=dict)
 
     def mend(self, report: EntryReport) -> str | None:
         """Mend one entry; return what to do about it where that cannot be done."""
@@ -105,13 +135,7 @@ class Mending:
             return None
         refused: list[str] = []
         for staging in self._staged(reference, directory, refused):
-            unfinished = repair.Pending(
-                directory=directory,
-                environments=self._untouched(directory),
-                inodes=repair.shared_inodes(self.store, directory),
-            )
-            repair.swap(self.store, self.lease, staging, unfinished)
-            link_anew(self.store, self.lease, unfinished)
+            link_anew(self.store, self.lease, repair.swap(self.store, self.lease, staging, directory))
             return None
         repair.mark(self.store, self.lease, report)
         tried = f" (tried: {'; '.join(refused)})" if refused else ""
@@ -201,17 +225,8 @@ class Mending:
         for path in self._files():
             with contextlib.suppress(WheelError):
                 name, version, _ = parse_filename(os.path.basename(path))
-                digest = Digest(_digest(path))
+                digest = Digest(self._digest(path))
                 yield EntryReference(digest=digest, name=name, version=str(version), directory=directory)
-
-    def _untouched(self, directory: str) -> tuple[str, ...]:
-        """Return the environments that link to an entry and that nobody changed by hand."""
-        return tuple(
-            record.directory
-            for record in readable(self.store, self.store.environments())
-            if any(wheel.directory == directory for wheel in record.wheels)
-            and unchanged(self.store.layout, record)
-        )
 
     def _stage(
         self, reference: EntryReference, filename: str, origin: str, chunks: Callable[[], Iterator[bytes]]
@@ -237,17 +252,32 @@ class Mending:
         """Yield file name, origin and content of what may be the wheel of an entry."""
         filename, origin = self._noted(directory)
         for path in self._files():
-            if _digest(path) == reference.digest:
+            if self._digest(path) == reference.digest:
                 called = filename if _is_called(filename, reference) else os.path.basename(path)
                 yield called, os.path.abspath(path), partial(_read, path)
         seen = {""}
-        if os.path.isabs(origin):
-            seen.add(origin)
-            yield filename, origin, partial(_read, origin)
-        for wheel in (*self._locked(), _wheel_at(origin, filename, reference)):
-            if wheel.digest == reference.digest and wheel.url not in seen:
-                seen.add(wheel.url)
+        for wheel in (_wheel_at(origin, filename, reference), *self._locked()):
+            if wheel.digest != reference.digest or wheel.url in seen:
+                continue
+            seen.add(wheel.url)
+            local = _local_path(wheel.url)
+            if local is None:
                 yield wheel.filename, wheel.url, partial(self._fetched, wheel)
+            else:
+                # A lock may have come from anywhere; only what is the wheel is copied.
+                same = self._digest(local) == reference.digest
+                yield wheel.filename, local, partial(_read, local) if same else partial(iter, ())
+
+    def _digest(self, path: str) -> str:
+        """Return the SHA-256 of a file; nothing where it cannot be read."""
+        if path not in self.digests:
+            sha256 = hashlib.sha256()
+            self.digests[path] = ""
+            with contextlib.suppress(WheelError):
+                for chunk in _read(path):
+                    sha256.update(chunk)
+                self.digests[path] = sha256.hexdigest()
+        return self.digests[path]
 
     def _noted(self, directory: str) -> tuple[str, str]:
         """Return file name and origin of an entry's wheel, from manifest or plan, even if those are damaged.
@@ -290,8 +320,13 @@ class Mending:
         from vrfstore.requirements import fetch, pip  # noqa: PLC0415
 
         settings = pip.settings(self.store, interpreter.probe(interpreter.default_executable()))
+        left = _LARGEST_WHEEL
         try:
-            yield from fetch.chunks(wheel, settings, self.watch)
+            for chunk in fetch.chunks(wheel, settings, self.watch):
+                left -= len(chunk)
+                if left < 0:
+                    raise PackageIndexError(f"what comes for {wheel.filename} has no end")
+                yield chunk
         except OSError as error:
             raise PackageIndexError(f"{wheel.filename} could not be read: {error.strerror}") from error
 
@@ -311,8 +346,16 @@ def _wheel_at(origin: str, filename: str, reference: EntryReference) -> LockedWh
         version=reference.version,
         filename=filename,
         digest=reference.digest,
-        url=origin if "://" in origin else "",
+        url=origin,
     )
+
+
+def _local_path(url: str) -> str | None:
+    """Return the path that a URL of this machine, or a path, leads to; None for what has to be fetched."""
+    if os.path.isabs(url):
+        return url
+    parts = urlsplit(url)
+    return unquote(parts.path) if parts.scheme == "file" else None
 
 
 def _read(path: str) -> Iterator[bytes]:
@@ -332,14 +375,3 @@ def _open(path: str) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", path)
     return open(descriptor, "rb")
-
-
-@functools.cache
-def _digest(path: str) -> str:
-    """Return the SHA-256 of a file; nothing where it cannot be read."""
-    sha256 = hashlib.sha256()
-    with contextlib.suppress(WheelError):
-        for chunk in _read(path):
-            sha256.update(chunk)
-        return sha256.hexdigest()
-    return ""

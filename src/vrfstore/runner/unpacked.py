@@ -16,7 +16,7 @@ from vrfstore.model import EntryReference, Watcher
 from vrfstore.store.archive_entries import import_entries
 from vrfstore.store.archive_read import ArchiveLimits, ArchiveReader
 from vrfstore.store.leases import Lease
-from vrfstore.store.manifest import Manifest
+from vrfstore.store.manifest import Manifest, StoredFile
 from vrfstore.store.store import Store
 from vrfstore.store.zip_structure import Limits
 
@@ -79,7 +79,7 @@ class UnpackedArchives:
             if reference.directory not in scratch.entries():
                 continue
             found = scratch.manifest(reference.directory)
-            same = published is not None and (found.files, found.links) == (published.files, published.links)
+            same = published is not None and _contents(found) == _contents(published)
             if found.reference == reference and (same or reference.digest in proven):
                 return self._staged(scratch, reference.directory)
         return None
@@ -112,3 +112,9 @@ class UnpackedArchives:
             fs.remove_tree(staging)
             raise
         return staging
+
+
+def _contents(manifest: Manifest) -> tuple[tuple[StoredFile, ...], dict[str, str]]:
+    """Return what an entry holds, but for its plan, which says where the wheel came from."""
+    files = tuple(file for file in manifest.files if file.path != "plan.json")
+    return files, dict(manifest.links)

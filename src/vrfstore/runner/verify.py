@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from vrfstore.errors import StoreDamagedError, UsageError, VrfstoreError
 from vrfstore.linker import check
 from vrfstore.model import Digest, Event, Watcher
-from vrfstore.runner.mending import Mending, gone_report, link_anew, readable
+from vrfstore.runner.mending import Mending, gone_report, link_anew, readable, relink
 from vrfstore.store import leases, repair
 from vrfstore.store.leases import Lease
-from vrfstore.store.records import EnvironmentRecord, unchanged
+from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 from vrfstore.store.verify import EntryReport, Problem, check_entry
 
@@ -130,6 +130,7 @@ class _Verification:
     watch: Watcher
     findings: list[Finding] = field(default_factory=list)
     gone: frozenset[str] = frozenset()
+    telling: dict[str, bool] = field(default_factory=dict)
 
     def run(self, targets: Sequence[str], sample: int | None, max_seconds: float | None) -> VerifyReport:
         began = time.monotonic()
@@ -312,24 +313,23 @@ class _Verification:
         """Yield the entries of an environment that nothing may be linked from, of those not yet looked at."""
         for wheel in record.wheels:
             if wheel.directory not in looked:
-                with contextlib.suppress(FileNotFoundError):
-                    if _is_telling(check_entry(self.store, wheel.directory, full=self.full)):
-                        continue
-                yield wheel.directory
+                if wheel.directory not in self.telling:
+                    self.telling[wheel.directory] = self._tells(wheel.directory)
+                if not self.telling[wheel.directory]:
+                    yield wheel.directory
+
+    def _tells(self, directory: str) -> bool:
+        # What was not meant to be read, or not in time, is only looked at.
+        with contextlib.suppress(FileNotFoundError):
+            return _is_telling(check_entry(self.store, directory, full=False))
+        return False
 
     def _link_anew(
         self, lease: Lease, record: EnvironmentRecord, unsound: Collection[str]
     ) -> Collection[Problem]:
         """Mend the links of an environment; return what is still wrong."""
-        trusted = unchanged(self.store.layout, record)
         try:
-            check.relink(
-                self.store,
-                lease,
-                record,
-                trusted=trusted,
-                wanted=lambda linked: linked.entry not in unsound,
-            )
+            relink(self.store, lease, record, wanted=lambda linked: linked.entry not in unsound)
             record = self.store.record(record.directory)
         except FileNotFoundError:  # collected meanwhile
             return ()

@@ -50,8 +50,8 @@ _AT_A_TIME = 8
 _CHUNK_MODULES, _CHUNK_BYTES = 16, 1 << 17
 """How much one process is given at a time; the answers to so many fit into a pipe."""
 
-_LARGEST = 32 << 20
-"""Bytes. Compiling takes about a hundred times the memory of the source."""
+_LARGEST = 8 << 20
+"""Bytes. Compiling takes up to two hundred times the memory of the source."""
 
 _LONGEST_NAME = 255
 """Bytes of a file name, on every Linux file system that matters (NAME_MAX)."""
@@ -287,7 +287,11 @@ class _Run:
         """Return what there is to do for an entry; None, and the result noted, where it is gone or damaged."""
         token = self._token(directory)
         try:
+            self._store.plan(directory)  # nothing is compiled of what is marked as damaged
             files = self._store.manifest(directory).files
+        except FileNotFoundError:
+            self.settle(CompiledEntry(directory=directory, state="gone"))
+            return None
         except StoreDamagedError as error:
             self.settle(self._failure(directory, error))
             return None
@@ -374,6 +378,8 @@ class _Run:
             self._count(task, len(task.modules))
             return CompiledEntry(directory=task.directory, state="present")
         staging = self._layout.of("tmp", f"{self._lease.id}.{fs.unique_name()}")
+        if self._store.durable:
+            self._group.begin(self._layout.of("tmp"), staging)
         fs.make_directory(staging)
         try:
             record = self._stage(task, staging, compilers)
@@ -446,7 +452,7 @@ class _Run:
         fs.write_file(f"{staging}/record", codec.dumps(record.to_json()), mode=_FILE)
         if self._store.durable and record.files:
             # A pyc that a power cut leaves cut short would fail an import.
-            self._group.sync(layout.of("tmp"))
+            self._group.sync(layout.of("tmp"), staging)
         if self._token(directory) != task.token:
             raise _ReplacedError
         _remove_records(layout, directory, record.cache_tag)
@@ -529,6 +535,7 @@ class _Compilers:
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="compile")
         self._guard = threading.Lock()
         self._idle: list[_Compiler] = []
+        self._busy: list[_Compiler] = []
         self._stopped = False
 
     def submit(self, modules: Sequence[_Module]) -> Future[list[_Answer]]:
@@ -540,6 +547,7 @@ class _Compilers:
             if self._stopped:
                 raise _StoppedError
             compiler = self._idle.pop() if self._idle else _Compiler(self._interpreter)
+            self._busy.append(compiler)
         try:
             return compiler.compile(modules)
         except BaseException:
@@ -548,12 +556,15 @@ class _Compilers:
             raise
         finally:
             with self._guard:
+                self._busy.remove(compiler)
                 self._idle.append(compiler)
 
     def stop(self) -> None:
-        """Begin nothing more."""
+        """Begin nothing more, and end what is under way."""
         with self._guard:
             self._stopped = True
+            for compiler in self._busy:
+                compiler.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -573,6 +584,7 @@ class _Compiler:
         self._interpreter = interpreter
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths = 0
+        self._stopped = False
 
     def compile(self, modules: Sequence[_Module]) -> list[_Answer]:
         """Compile modules. One that the process dies of is noted, and a new process goes on with the next.
@@ -593,6 +605,8 @@ class _Compiler:
                 stdin.flush()
             for module in rest:
                 line = stdout.readline()
+                if self._stopped:
+                    raise _StoppedError
                 if not line.endswith(b"\n"):
                     answers.append(self._dead())
                     break
@@ -644,6 +658,13 @@ class _Compiler:
         if code == -signal.SIGPROF:
             return _Answer(failure="compiling it takes too long")
         return _Answer(failure=f"the interpreter died of it ({how})")
+
+    def stop(self) -> None:
+        """End the process now, from another thread than the one that waits for its answers."""
+        self._stopped = True
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def kill(self) -> None:
         """End the process now."""

@@ -27,21 +27,38 @@ class GroupSync:
         self._failed = 0
         self._failure = OSError()
         self._descriptor: int | None = None
+        self._tickets: dict[str, int] = {}
 
-    def begin(self, path: str) -> None:
-        """Be told, by the next ``sync``, of whatever cannot be written to the file system of ``path`` from now on."""
+    def begin(self, path: str, name: str) -> None:
+        """Note that something is going to be written.
+
+        Its ``sync`` fails for whatever cannot be written to the file system of ``path`` from now on, also if somebody
+        else's sync is told so before.
+
+        Args:
+            path: A directory there.
+            name: What it is called when it is synced.
+        """
         with self._changed:
+            self._tickets[name] = self._begun
             if self._descriptor is None:
                 self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 weakref.finalize(self, os.close, self._descriptor)
 
-    def sync(self, path: str) -> None:
+    def sync(self, path: str, name: str = "") -> None:
         """Return when everything written so far to the file system of ``path`` is on its disk.
+
+        Args:
+            path: A directory there.
+            name: What the caller has called it at ``begin``, if he did.
 
         Raises:
             OSError: The disk failed, or is full.
         """
         with self._changed:
+            ticket = self._tickets.pop(name, self._begun)
+            if self._failed > ticket:
+                raise OSError(*self._failure.args) from self._failure
             wanted = self._begun + 1
             while self._running:
                 self._changed.wait()

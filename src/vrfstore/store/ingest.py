@@ -275,7 +275,8 @@ class EntryWriter(WheelDestination):
 
     def _write_bytes(self, place: str, data: bytes, mode: int = _FILE) -> None:
         self._make_parents(place)
-        fs.write_file(f"{self._staging}/{place}", data, mode=mode)
+        with self._new_file(place, mode) as file:
+            file.write(data)
         self._files[place] = StoredFile(
             path=place, size=len(data), mode=mode, sha256=hashlib.sha256(data).hexdigest()
         )
@@ -287,7 +288,7 @@ class EntryWriter(WheelDestination):
         checked = isinstance(stream, CheckedStream) and stream.algorithm == "sha256"
         sha256 = hashlib.sha256()
         head = b""
-        with fs.NewFile(f"{self._staging}/{place}", mode=mode) as file:
+        with self._new_file(place, mode) as file:
             while data := stream.read(_CHUNK):
                 if not checked:
                     sha256.update(data)
@@ -299,6 +300,13 @@ class EntryWriter(WheelDestination):
         stored = StoredFile(path=place, size=size, mode=mode, sha256=digest)
         self._files[place] = stored
         return stored, head
+
+    def _new_file(self, place: str, mode: int) -> fs.NewFile:
+        try:
+            return fs.NewFile(f"{self._staging}/{place}", mode=mode)
+        except FileExistsError:
+            # The file system does not tell two names apart that differ in case, or in Unicode normalisation.
+            self._refuse(place)
 
     def _refuse(self, place: str) -> NoReturn:
         raise WheelError(
@@ -317,7 +325,10 @@ class EntryWriter(WheelDestination):
         if parent in self._directories:
             return
         self._make_parents(parent)
-        fs.make_directory(f"{self._staging}/{parent}")
+        try:
+            fs.make_directory(f"{self._staging}/{parent}")
+        except FileExistsError:
+            self._refuse(parent)
         self._directories.add(parent)
 
 

@@ -2,8 +2,8 @@
 
 ::
 
-    stage the wheel anew ─▶ note which environments share inodes (repairs/<entry>.json) ─▶ exchange ─▶ remove the old
-                                                                                        ─▶ link those anew ─▶ forget
+    stage the wheel anew ─▶ note which inodes are shared (repairs/<entry>.json) ─▶ exchange ─▶ remove the old
+                                                       ─▶ link environments anew that have them ─▶ forget
 
 A kill before the exchange leaves a staged tree, which gc removes; one after it leaves the note, by which the next
 repair finishes.
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from vrfstore import codec, fs
 from vrfstore.store.entry_plan import DAMAGED
+from vrfstore.store.holds import hold, shard
 from vrfstore.store.layout import DEAD_PREFIX
 from vrfstore.store.leases import Lease
 from vrfstore.store.manifest import Manifest
@@ -35,6 +36,7 @@ __all__ = [
     "remove",
     "shared_inodes",
     "swap",
+    "took_place",
 ]
 
 _SCHEMA = 1
@@ -52,13 +54,13 @@ class Pending:
 
     Attributes:
         directory: The entry's directory name.
-        environments: Directory names of environments that nobody had changed by hand before.
         inodes: ``device:inode`` of the files of the damaged entry that had further links.
+        sound: The inode of the sound entry's directory; None where that is not known.
     """
 
     directory: str
-    environments: tuple[str, ...] = ()
     inodes: frozenset[str] = frozenset()
+    sound: int | None = None
 
 
 def pending(store: Store) -> list[str]:
@@ -73,8 +75,9 @@ def read(store: Store, directory: str) -> Pending | None:
     """
     try:
         value = codec.loads(fs.read_file(_note(store, directory)))
-        environments, inodes = map(str, value["environments"]), map(str, value["inodes"])
-        return Pending(directory=directory, environments=tuple(environments), inodes=frozenset(inodes))
+        return Pending(
+            directory=directory, inodes=frozenset(map(str, value["inodes"])), sound=int(value["sound"])
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -100,17 +103,32 @@ def shared_inodes(store: Store, directory: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def swap(store: Store, lease: Lease, staging: str, repair: Pending) -> None:
+def took_place(store: Store, repair: Pending) -> bool:
+    """Whether the sound entry is there by now; a kill may have come before that."""
+    try:
+        found = os.lstat(store.layout.of("entries", repair.directory)).st_ino
+    except FileNotFoundError:
+        return False
+    return repair.sound is None or repair.sound == found
+
+
+def swap(store: Store, lease: Lease, staging: str, directory: str) -> Pending:
     """Let a staged entry take the place of the damaged one; the caller has ``hold_entry``.
 
     The environments are the caller's to link anew, and then to call ``finish``.
     """
+    # Who compiles the damaged entry would put its pycs into the sound one.
+    with hold(store.layout.of("holds", shard("compile", directory))):
+        repair = Pending(
+            directory=directory, inodes=shared_inodes(store, directory), sound=os.lstat(staging).st_ino
+        )
+        _swap(store, lease, staging, repair)
+    return repair
+
+
+def _swap(store: Store, lease: Lease, staging: str, repair: Pending) -> None:
     place = store.layout.of("entries", repair.directory)
-    value = {
-        "schema": _SCHEMA,
-        "environments": list(repair.environments),
-        "inodes": sorted(repair.inodes),
-    }
+    value = {"schema": _SCHEMA, "inodes": sorted(repair.inodes), "sound": repair.sound}
     temporary = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
     fs.write_file(temporary, codec.dumps(value), sync=True)
     fs.rename(temporary, _note(store, repair.directory))
@@ -205,7 +223,10 @@ def mark(store: Store, lease: Lease, report: EntryReport) -> None:
     What is wrong is noted in its plan, which every link reads anyway. An entry whose plan cannot be read needs no
     mark: it is refused as it is.
     """
-    path = f"{store.layout.of('entries', report.directory)}/plan.json"
+    root = store.layout.of("entries", report.directory)
+    if os.path.islink(root):  # it may lead to an entry that is sound
+        return
+    path = f"{root}/plan.json"
     try:
         value = dict(codec.loads(fs.read_file(path)))
     except (OSError, ValueError, TypeError):

@@ -313,9 +313,10 @@ class Store:
 
     def new_staging(self, lease: Lease) -> str:
         """Return a path beside the entries for what is being made under a lease; nothing is there yet."""
+        staging = self.layout.of("entries", f"{STAGING_PREFIX}{lease.id}.{fs.unique_name()}")
         if self.durable:
-            self._group.begin(self.layout.of("entries"))
-        return self.layout.of("entries", f"{STAGING_PREFIX}{lease.id}.{fs.unique_name()}")
+            self._group.begin(self.layout.of("entries"), staging)
+        return staging
 
     def free_directory(self, digest: Digest, name: str, version: str) -> str:
         """Return the directory name that a new entry gets; the caller has ``hold_entry``."""
@@ -337,7 +338,7 @@ class Store:
     def settle(self, staging: str) -> None:
         """Bring a staged entry onto the disk, and seal its top directory."""
         if self.durable:
-            self._group.sync(self.layout.of("entries"))
+            self._group.sync(self.layout.of("entries"), staging)
         fs.change_mode(staging, 0o555)
 
     def await_entries(self, wheels: Iterable[tuple[Digest, str, str]]) -> None:
@@ -363,14 +364,20 @@ class Store:
         Raises:
             StoreDamagedError: It is there, but its plan cannot be read.
         """
+        damaged = None
         for directory in _candidates(digest, name, version):
             try:
                 plan = self.plan(directory)
             except FileNotFoundError:
                 # A longer name is only there where the shorter one was, when it was made.
                 continue
+            except StoreDamagedError as error:
+                damaged = damaged or error  # maybe another one's, or a mere claim
+                continue
             if plan.reference.digest == digest and plan.claimed == claimed:
                 return plan
+        if damaged is not None:
+            raise damaged
         return None
 
     def plan(self, directory: str) -> EntryPlan:

@@ -42,6 +42,8 @@ _SMALL = 1 << 18
 _PATIENCE = 5.0
 """Seconds for a process that has stopped talking to end, before it is ended."""
 
+_GREETING = b"ready"
+
 _SERVE = "import sys; sys.path[:] = {path!r}; from vrfstore.store.unpacking import serve; serve()"
 
 
@@ -80,7 +82,15 @@ class Unpackers:
 
             return stage(job)
         try:
+            process.await_greeting(job)
             answer = process.ask(job)
+        except _UnusableError:
+            with self._changed:
+                self._most = 0
+            self._discard(process)
+            if self._stopped:
+                raise _stopped(job) from None
+            return self.stage(job)
         except BaseException:
             self._discard(process)
             raise
@@ -105,8 +115,10 @@ class Unpackers:
         with self._changed:
             heapq.heappush(self._waiting, turn)
             try:
-                while not self._stopped and (
-                    self._waiting[0] != turn or not (self._idle or len(self._all) < self._most)
+                while (
+                    not self._stopped
+                    and self._most
+                    and (self._waiting[0] != turn or not (self._idle or len(self._all) < self._most))
                 ):
                     self._changed.wait()
             finally:
@@ -114,7 +126,9 @@ class Unpackers:
                 heapq.heapify(self._waiting)
                 self._changed.notify_all()
             if self._stopped:
-                raise VrfstoreError(f"{job.filename} was not unpacked", kind="unpacker-stopped")
+                raise _stopped(job)
+            if not self._most:
+                return None
             if self._idle:
                 return self._idle.pop()
             try:
@@ -143,6 +157,10 @@ class Unpackers:
             process.end()
 
 
+class _UnusableError(Exception):
+    """A process ended before it began: it cannot import what we can, for instance."""
+
+
 class _Process:
     """One process, and the pipes to it."""
 
@@ -158,6 +176,7 @@ class _Process:
             # Ctrl-C on a terminal is for the parent, which ends them and says what there is to say.
             process_group=0,
         )
+        self._greeted = False
 
     @property
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
@@ -165,6 +184,19 @@ class _Process:
         if stdin is None or stdout is None:
             raise AssertionError
         return stdin, stdout
+
+    def await_greeting(self, job: Job) -> None:
+        """Return when it is ready to unpack.
+
+        Raises:
+            _UnusableError: It never will be.
+            VrfstoreError: It was killed.
+        """
+        if not self._greeted:
+            self._greeted = self._pipes[1].read(len(_GREETING)) == _GREETING
+            if not self._greeted:
+                code = self._await_end()
+                raise _UnusableError if code >= 0 else _died(job, code)
 
     def ask(self, job: Job) -> Staged | Exception:
         """Let it unpack; return what came of it.
@@ -178,11 +210,7 @@ class _Process:
             stdin.flush()
             answer: Staged | Exception = pickle.load(stdout)  # noqa: S301 - from our own process
         except Exception as error:
-            raise VrfstoreError(
-                f"the process that unpacked {job.filename} died ({_ending(self._await_end())})",
-                kind="unpacker-died",
-                hint="is there enough memory? try again",
-            ) from error
+            raise _died(job, self._await_end()) from error
         return answer
 
     def _await_end(self) -> int:
@@ -210,8 +238,17 @@ class _Process:
         self._process.kill()
 
 
-def _ending(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit {code}"
+def _stopped(job: Job) -> VrfstoreError:
+    return VrfstoreError(f"{job.filename} was not unpacked", kind="unpacker-stopped")
+
+
+def _died(job: Job, code: int) -> VrfstoreError:
+    ending = f"signal {-code}" if code < 0 else f"exit {code}"
+    return VrfstoreError(
+        f"the process that unpacked {job.filename} died ({ending})",
+        kind="unpacker-died",
+        hint="is there enough memory? try again",
+    )
 
 
 def serve() -> None:
@@ -225,6 +262,8 @@ def serve() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     from vrfstore.store.ingest import stage  # noqa: PLC0415 - it imports much, which may print
 
+    with contextlib.suppress(BrokenPipeError):
+        os.write(answers, _GREETING)
     while (job := _next_job()) is not None:
         answer: Staged | Exception
         try:
