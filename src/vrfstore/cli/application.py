@@ -82,20 +82,21 @@ def application(context: click.Context, store: str | None) -> None:
 
     Exit codes: 0 done, 2 usage, 10 bad requirement, 11 cannot be resolved, 14 index or network, 15 busy, 16 disk
     full, 17 store damaged, 18 a wheel was refused, 19 wheels collide, 21 store cannot be used, 22 interpreter
-    unsuitable, 70 internal error.
+    unsuitable, 70 internal error, 130 interrupted, 141 the reader of stdout went away.
     """
     context.obj = store
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; every error is rendered here."""
+    _fill_standard_descriptors()
     as_json = "--json" in arguments[: arguments.index("--")] if "--" in arguments else "--json" in arguments
     try:
         code = application.main(list(arguments), prog_name="vrfstore", standalone_mode=False)
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.Abort:
-        return 128 + signal.SIGINT
+        return render.interrupted(as_json=as_json)
     except click.ClickException as error:
         return render.usage(error, as_json=as_json)
     except VrfstoreError as error:
@@ -120,6 +121,15 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _fill_standard_descriptors() -> None:
+    """Let no file of ours become stdin, stdout or stderr, where the caller closed one of these."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def _broken_pipe() -> int:
     """Whoever read our output has seen enough. End as SIGPIPE would have ended us."""
     _drop_output()
@@ -137,7 +147,16 @@ def _translate(error: OSError) -> VrfstoreError:
     place = None if error.filename is None else str(error.filename)
     reason = error.strerror or str(error)
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return DiskFullError(reason, path=place, hint="free some space, for instance with: vrfstore gc")
+        hint = (
+            "free some space" if place == render.STDOUT else "free some space, for instance with: vrfstore gc"
+        )
+        return DiskFullError(reason, path=place, hint=hint)
+    if error.errno == errno.ENAMETOOLONG:
+        return StoreError(reason, kind="store-path", path=place, hint="choose a shorter path for the store")
+    if error.errno in {errno.EISDIR, errno.ENOTDIR, errno.ELOOP}:
+        return StoreDamagedError(
+            reason, path=place, hint="something else is in the place of a file; remove it"
+        )
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return StoreError(reason, kind="store-access", path=place)
     if error.errno == errno.EIO:

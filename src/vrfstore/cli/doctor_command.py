@@ -75,4 +75,5 @@ def _line(finding: Finding) -> str:
 def _is_coloured() -> bool:
     stream = sys.stdout
     # https://no-color.org: any value that is not empty.
-    return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
+    dumb = os.environ.get("TERM") == "dumb"
+    return stream is not None and stream.isatty() and not dumb and not os.environ.get("NO_COLOR")

@@ -28,9 +28,7 @@ Examples:
 """,
 )
 @click.argument("targets", nargs=-1, required=True, metavar="(ENTRY|ENVIRONMENT)...")
-@click.option(
-    "-o", "--output", required=True, metavar="FILE", help="The archive to write; - for stdout. [required]"
-)
+@click.option("-o", "--output", required=True, metavar="FILE", help="The archive to write; - for stdout.")
 @click.option("--force", is_flag=True, help="Replace FILE where it is there already.")
 @click.option(
     "--wheels",

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -22,11 +23,13 @@ __all__ = [
     "count",
     "error",
     "error_fields",
+    "interrupted",
     "plain",
     "print_json",
     "size",
     "table",
     "usage",
+    "visible",
     "warn",
 ]
 
@@ -34,6 +37,8 @@ SCHEMA_VERSION = 1
 
 STDOUT = "stdout"
 """The ``filename`` of an ``OSError`` of ours about it."""
+
+_LAST_CONTROL = 0x9F
 
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 
@@ -63,6 +68,14 @@ def plain(text: str) -> None:
         raise
 
 
+def visible(text: str) -> str:
+    """Return a text in which names of files cannot do anything to a terminal."""
+    return "".join(
+        character if character.isprintable() or ord(character) > _LAST_CONTROL else repr(character)[1:-1]
+        for character in text
+    )
+
+
 def count(number: int, singular: str, plural: str) -> str:
     """Return a number with its noun."""
     return f"{number} {singular if number == 1 else plural}"
@@ -70,18 +83,30 @@ def count(number: int, singular: str, plural: str) -> str:
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    _complain(f"{_coloured('warning:', _YELLOW)} {text}\n")
+    _complain(f"{_coloured('warning:', _YELLOW)} {visible(text)}\n")
 
 
 def error(found: VrfstoreError, *, as_json: bool) -> int:
     """Show an error: in full on stderr, as an object on stdout where JSON was asked for; return its exit code."""
-    lines = [f"{_coloured('error:', _RED)} {found}"]
-    lines += [f"  {name}: {value}" for name, value in (("hint", found.hint), ("log", found.log)) if value]
+    lines = [f"{_coloured('error:', _RED)} {visible(str(found))}"]
+    lines += [
+        f"  {name}: {visible(value)}" for name, value in (("hint", found.hint), ("log", found.log)) if value
+    ]
     _complain("\n".join(lines) + "\n")
     if as_json:
         with contextlib.suppress(OSError):
             print_json({"status": "error", "error": error_fields(found)})
     return found.exit_code
+
+
+def interrupted(*, as_json: bool) -> int:
+    """Answer to Ctrl-C; return the exit code."""
+    code = 128 + signal.SIGINT
+    if as_json:
+        fields = error_fields(VrfstoreError("interrupted", kind="interrupted")) | {"code": code}
+        with contextlib.suppress(OSError):
+            print_json({"status": "error", "error": fields})
+    return code
 
 
 def error_fields(found: VrfstoreError) -> dict[str, object]:
@@ -115,7 +140,8 @@ def _complain(text: str) -> None:
 def _coloured(text: str, colour: str) -> str:
     stream = sys.stderr
     # https://no-color.org: any value that is not empty.
-    wanted = stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
+    dumb = os.environ.get("TERM") == "dumb"
+    wanted = stream is not None and stream.isatty() and not dumb and not os.environ.get("NO_COLOR")
     return f"{colour}{text}{_RESET}" if wanted else text
 
 

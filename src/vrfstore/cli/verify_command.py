@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -76,6 +77,8 @@ def command(
     """
     from vrfstore.runner.verify import verify  # noqa: PLC0415 - not for help
 
+    if amount["max_seconds"] is not None and math.isnan(amount["max_seconds"]):
+        raise UsageError("--max-seconds is no number")
     if quick and full:
         raise UsageError("--quick and --full exclude each other")
     if sources and not repair:
@@ -127,7 +130,7 @@ def _print_text(report: VerifyReport) -> None:
     hints = []
     for finding in report.findings[:_SHOWN]:
         state = "mended" if finding.mended else "damaged"
-        render.plain(f"{state}: {finding.place}: {finding.problem.message}")
+        render.plain(render.visible(f"{state}: {finding.place}: {finding.problem.message}"))
         if finding.hint and finding.hint not in hints:
             hints.append(finding.hint)
     if len(report.findings) > _SHOWN:

@@ -14,13 +14,12 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from vrfstore import codec, fs
+from vrfstore import fs
 from vrfstore.errors import StoreDamagedError, VrfstoreError
 from vrfstore.linker.plan import plan_environment
-from vrfstore.model import EntryPlan, Interpreter
+from vrfstore.model import Interpreter
 from vrfstore.store import interpreters, records
 from vrfstore.store.bytecode import pyc_path
-from vrfstore.store.entry_plan import DAMAGED, plan_from_json
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
@@ -84,7 +83,7 @@ def expected_links(store: Store, record: EnvironmentRecord) -> list[Linked]:
     interpreter = _interpreter(record)
     hashes = functools.cache(store.manifest_hashes)
     try:
-        plans = [_plan(store, wheel.directory) for wheel in record.wheels]
+        plans = [store.plan(wheel.directory, even_marked=True) for wheel in record.wheels]
         plan = plan_environment(
             plans,
             interpreter,
@@ -102,17 +101,6 @@ def expected_links(store: Store, record: EnvironmentRecord) -> list[Linked]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreDamagedError(f"an entry's plan makes no sense: {error!r}") from error
     return [Linked(source, path) for source, path in plan.links]
-
-
-def _plan(store: Store, directory: str) -> EntryPlan:
-    """Return the plan of an entry, also of one that new links refuse."""
-    try:
-        return store.plan(directory)
-    except StoreDamagedError as error:
-        if error.kind != "entry-damaged":
-            raise
-    value = codec.loads(fs.read_file(f"{store.layout.of('entries', directory)}/plan.json"))
-    return plan_from_json({key: value[key] for key in value if key != DAMAGED})
 
 
 def check_environment(

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -322,7 +323,11 @@ class _Output:
                 view = view[os.write(1, view) :]
 
     def __enter__(self) -> Self:
+        if not self._path:
+            raise UsageError("the name of the archive is empty", kind="output-unwritable")
         if self._path == _STANDARD:
+            if sys.stdout is None:  # closed: by now that descriptor may be one of our own files
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
             return self
         self._check_free()
         try:

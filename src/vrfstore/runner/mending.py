@@ -116,6 +116,7 @@ class Mending:
 
     def mend(self, report: EntryReport) -> str | None:
         """Mend one entry; return what to do about it where that cannot be done."""
+        repair.make_readable(self.store, report.directory)
         reference = self._reference(report.directory)
         if reference is None:
             return (
@@ -213,7 +214,7 @@ class Mending:
         with contextlib.suppress(StoreDamagedError):
             yield self.store.manifest(directory).reference
         with contextlib.suppress(StoreDamagedError, FileNotFoundError):
-            yield self.store.plan(directory).reference
+            yield self.store.plan(directory, even_marked=True).reference
         for record in readable(self.store, self.store.environments()):
             yield from record.wheels
         for wheel in self._locked():

@@ -146,7 +146,7 @@ def read_record(layout: Layout, directory: str, cache_tag: str) -> BytecodeRecor
 def read_records(layout: Layout, directory: str) -> list[BytecodeRecord]:
     """Return all records of an entry that can be read, in the order of their names."""
     found = []
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    with contextlib.suppress(OSError):
         for path in record_paths(layout, directory):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 record = BytecodeRecord.from_json(codec.loads(fs.read_file(path)))

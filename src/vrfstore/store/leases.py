@@ -97,7 +97,11 @@ def take(
     content = codec.dumps({"digests": sorted(digests), "lock": lock})
     while True:
         temporary = layout.of("tmp", f"{identity}.lease")
-        fs.write_file(temporary, content)
+        try:
+            fs.write_file(temporary, content)
+        except OSError:
+            fs.remove_file(temporary)  # on a full disk, an empty one
+            raise
         # Until it is flocked, a gc that sweeps tmp/ may take it for litter, or have it flocked itself: begin again.
         try:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
@@ -111,6 +115,7 @@ def take(
             pass
         except BaseException:
             os.close(descriptor)
+            fs.remove_file(temporary)
             raise
         os.close(descriptor)
         with contextlib.suppress(FileNotFoundError):
@@ -122,7 +127,7 @@ def is_free(path: str) -> bool:
     from filelock import lock_descriptor  # noqa: PLC0415
 
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return True
     except OSError:

@@ -17,7 +17,7 @@ from vrfstore.errors import StoreDamagedError, StoreError, UsageError, VrfstoreE
 from vrfstore.model import Digest, EntryPlan, EntryReference
 from vrfstore.store import condemned, leases, records
 from vrfstore.store.durability import GroupSync
-from vrfstore.store.entry_plan import plan_from_json
+from vrfstore.store.entry_plan import DAMAGED, plan_from_json
 from vrfstore.store.holds import hold, shard
 from vrfstore.store.layout import (
     DEAD_PREFIX,
@@ -98,7 +98,8 @@ class Store:
             root: Its directory; by default ``$VRFSTORE_HOME``, else the user's data directory.
             durable: Bring entries onto the disk before they are published; without, a power cut may leave
                 damaged ones.
-            to_look: Nothing will be changed, so that a store that may only be read, or is another user's, will do.
+            to_look: Nothing will be changed: there has to be a store, which may be one that may only be read, or
+                another user's.
 
         Raises:
             StoreError: It cannot be made, read or written, is of an unknown format, or the directory is
@@ -380,8 +381,12 @@ class Store:
             raise damaged
         return None
 
-    def plan(self, directory: str) -> EntryPlan:
+    def plan(self, directory: str, *, even_marked: bool = False) -> EntryPlan:
         """Return the plan of the entry with this directory name.
+
+        Args:
+            directory: The entry's directory name.
+            even_marked: Also of an entry that a repair has marked as damaged.
 
         Raises:
             FileNotFoundError: There is no such entry.
@@ -394,7 +399,10 @@ class Store:
             except FileNotFoundError:
                 # Where the entry has been published since we looked, the second look finds its plan.
                 data = fs.read_file(path)
-            return plan_from_json(codec.loads(data))
+            value = codec.loads(data)
+            if even_marked:
+                value = {key: value[key] for key in value if key != DAMAGED}
+            return plan_from_json(value)
         except StoreDamagedError as error:
             raise _damaged(error.message, path, kind=error.kind) from error
         except FileNotFoundError:
@@ -544,7 +552,14 @@ def _prepare(layout: Layout, *, to_look: bool) -> None:
     Raises:
         StoreError: Unknown format, or a directory of somebody else's.
     """
-    if to_look and os.path.lexists(layout.marker):
+    if to_look:
+        if not os.path.lexists(layout.marker):
+            raise StoreError(
+                f"there is no store at {layout.root}",
+                kind="store-missing",
+                path=layout.root,
+                hint="the first vrfstore link makes one",
+            )
         _check_format(layout)
         return
     if not os.path.lexists(layout.marker):

@@ -248,7 +248,7 @@ def _state(store: Store, directory: str) -> tuple[int, int, tuple[str, ...]]:
     """Return what is another when an entry has been replaced, marked or compiled."""
     top = os.lstat(store.layout.of("entries", directory))
     records: list[str] = []
-    with contextlib.suppress(PermissionError, FileNotFoundError, NotADirectoryError):
+    with contextlib.suppress(OSError):
         records = record_paths(store.layout, directory)
     return top.st_ino, top.st_ctime_ns, tuple(map(fs.stat_token, records))
 

@@ -275,10 +275,10 @@ def _probes(layout: Layout, place: Place) -> Probes:
         parent, prefix = place.parent, ".store."
     else:
         return Probes(untried="this is no store that may be touched", failed={})
-    if place.known and place.owner != os.geteuid():
-        return Probes(untried="it is another user's store", failed={})
     if not _is_directory(parent) or not _may(parent, os.W_OK | os.X_OK):
         return Probes(untried=f"{parent} may not be written", failed={})
+    if place.known and place.owner != os.geteuid():
+        return Probes(untried="it is another user's store", failed={})
     complaint = ""
     for _ in range(_ATTEMPTS):
         directory = f"{parent}/{prefix}{fs.unique_name()}"
