@@ -636,6 +636,8 @@ class _Compiler:
         greeting = _pipes(process)[1].readline().decode(errors="replace").strip()
         if greeting != f"{asked.magic} {asked.cache_tag}":
             self.end()
+            if self._stopped:
+                raise _StoppedError
             raise InterpreterError(
                 f"{asked.real} is not the Python {asked.version} that it was"
                 if greeting

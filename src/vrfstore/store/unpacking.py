@@ -44,7 +44,12 @@ _PATIENCE = 5.0
 
 _GREETING = b"ready"
 
-_SERVE = "import sys; sys.path[:] = {path!r}; from vrfstore.store.unpacking import serve; serve()"
+_SERVE = """\
+import sys
+sys.path[:] = {path!r}
+from vrfstore.store.unpacking import serve
+serve()
+"""
 
 
 class Unpackers:
