@@ -43,13 +43,21 @@ from vrfstore.errors import WheelError
 from vrfstore.store.scripts import entry_points
 from vrfstore.store.zip_structure import Limits, StructureError, check_before_reading, check_structure
 
-_inflate: Any
-try:
-    from isal import isal_zlib as _inflate
-except ImportError:
-    _inflate = zlib
-
 __all__ = ["CheckedStream", "CheckedWheel", "checked_wheel", "parse_filename", "problem_with_name"]
+
+
+def _fastest_inflater() -> Any:
+    """Return ``isal``, if it is there and says what comes after the end of a stream (from 1.9 on), else zlib."""
+    try:
+        from isal import isal_zlib  # noqa: PLC0415 - may not be there
+    except ImportError:
+        return zlib
+    inflater = isal_zlib.decompressobj(-zlib.MAX_WBITS)
+    inflater.decompress(b"\3\0rest", 1)
+    return isal_zlib if inflater.unused_data == b"rest" else zlib
+
+
+_inflate = _fastest_inflater()
 
 _HASHES = {"sha256", "sha384", "sha512"}
 """What RECORD may use; the binary distribution format asks for sha256 or better."""
