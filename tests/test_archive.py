@@ -364,8 +364,8 @@ def frames() -> list[Hostile]:
         Hostile(
             "a bomb in its first member",
             lambda: pack(plain_header("vrfstore-archive.json", 30_000_000) + bytes(200_000_000)),
-            "archive-contents",
-            "cannot be read",
+            "archive-limit",
+            "30000000 bytes",
         ),
         Hostile(
             "contents of a terabyte",
@@ -944,7 +944,12 @@ def without_origin(store: Store) -> dict[str, tuple[str, bytes]]:
     found = tree(store.layout.of("entries"))
     for place in [place for place in found if place.endswith("manifest.json")]:
         manifest = Manifest.from_json(json.loads(found[place][1]))
-        found[place] = (found[place][0], canonical(dataclasses.replace(manifest, origin="").to_json()))
+        files = tuple(file for file in manifest.files if file.path != "plan.json")
+        without = dataclasses.replace(manifest, origin="", files=files)
+        found[place] = (found[place][0], canonical(without.to_json()))
+    for place in [place for place in found if place.endswith("/plan.json")]:
+        plan = json.loads(found[place][1])
+        found[place] = (found[place][0], canonical({**plan, "origin": ""}))
     return found
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "change_mode",
     "exchange",
     "hard_link",
+    "link_new",
     "make_directory",
     "overwrite",
     "read_file",
@@ -292,6 +293,16 @@ def _imitate_link(source: str, path: str, place: str) -> None:
         # Relative, so that the store can be moved as a whole. The directory of `place` may have been renamed
         # into place by then; both parents lie at the depth that they will have.
         os.symlink(os.path.relpath(source, os.path.dirname(place)), path)
+
+
+def link_new(source: str, path: str) -> None:
+    """Give a file a further name (link(2)), which nobody has taken yet.
+
+    Raises:
+        FileExistsError: ``path`` is there already.
+    """
+    _effect("link", path)
+    os.link(source, path)
 
 
 def sync_filesystem(path: str, descriptor: int | None = None) -> None:

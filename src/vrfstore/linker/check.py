@@ -11,12 +11,13 @@ import errno
 import functools
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vrfstore import fs
 from vrfstore.errors import StoreDamagedError, VrfstoreError
-from vrfstore.linker.plan import plan_environment
+from vrfstore.linker.plan import EnvironmentPlan, plan_environment
 from vrfstore.model import Interpreter
 from vrfstore.store import interpreters, records
 from vrfstore.store.bytecode import pyc_path
@@ -25,7 +26,15 @@ from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 from vrfstore.store.verify import Problem
 
-__all__ = ["Linked", "check_environment", "expected_links", "leads_nowhere", "relink"]
+__all__ = [
+    "Linked",
+    "check_environment",
+    "expected_links",
+    "is_as_linked",
+    "leads_nowhere",
+    "relink",
+    "remember",
+]
 
 _CHUNK = 1 << 20
 
@@ -80,11 +89,44 @@ def expected_links(store: Store, record: EnvironmentRecord) -> list[Linked]:
     Raises:
         StoreDamagedError: An entry that it refers to is gone or cannot be read.
     """
+    return [Linked(source, path) for source, path in _plan_of(store, record).links]
+
+
+def is_as_linked(store: Store, record: EnvironmentRecord) -> bool:
+    """Whether an environment has just what it was linked as, whatever the times of its directories.
+
+    Raises:
+        StoreDamagedError: An entry that it refers to is gone or cannot be read.
+    """
+    root = store.layout.of("environments", record.directory)
+    plan = _plan_of(store, record)
+    names: dict[str, set[str]] = defaultdict(set)
+    links = (path for _, path in (*plan.links, *plan.copies))
+    files = (path for path, _ in plan.files)
+    for path in (*plan.directories, *links, *files, *(new.path for new in plan.records)):
+        parent, _, name = path.rpartition("/")
+        names[parent].add(name)
+    try:
+        for path, token in record.own.items():
+            if os.path.isdir(f"{root}/{path}"):
+                if set(os.listdir(f"{root}/{path}")) != names[path]:
+                    return False
+            elif records.own_token(f"{root}/{path}") != token:
+                return False
+    except OSError:
+        return False
+    return not any(
+        _to_be_linked(f"{root}/{path}", f"{store.root}/{source}", trusted=True, replaced=())
+        for source, path in plan.links
+    )
+
+
+def _plan_of(store: Store, record: EnvironmentRecord) -> EnvironmentPlan:
     interpreter = _interpreter(record)
     hashes = functools.cache(store.manifest_hashes)
     try:
         plans = [store.plan(wheel.directory, even_marked=True) for wheel in record.wheels]
-        plan = plan_environment(
+        return plan_environment(
             plans,
             interpreter,
             interpreter_links=interpreters.ready_links_name(interpreter),
@@ -100,7 +142,6 @@ def expected_links(store: Store, record: EnvironmentRecord) -> list[Linked]:
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreDamagedError(f"an entry's plan makes no sense: {error!r}") from error
-    return [Linked(source, path) for source, path in plan.links]
 
 
 def check_environment(
@@ -266,7 +307,7 @@ def relink(
     for path in list(_stale_bytecode(store, record, expected, replaced)):
         fs.remove_file(f"{root}/{path}")
     if trusted:
-        _remember(store, lease, root, record)
+        remember(store, lease, record)
 
 
 def _to_be_linked(path: str, source: str, *, trusted: bool, replaced: Collection[str]) -> bool:
@@ -307,8 +348,9 @@ def _put(temporary: str, path: str) -> None:
     fs.rename(temporary, path)
 
 
-def _remember(store: Store, lease: Lease, root: str, record: EnvironmentRecord) -> None:
+def remember(store: Store, lease: Lease, record: EnvironmentRecord) -> None:
     """Write down the environment's own directories as they are now, without counting that as a use."""
+    root = store.layout.of("environments", record.directory)
     own = {path: records.own_token(f"{root}/{path}") for path in record.own}
     if own == record.own:
         return

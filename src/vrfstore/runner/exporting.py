@@ -359,7 +359,7 @@ class _Output:
     def _publish(self) -> None:
         # Not a rename, which would replace what has come there since we looked.
         try:
-            os.link(self._temporary, self._path)
+            fs.link_new(self._temporary, self._path)
         except FileExistsError:
             self._check_free()
             raise

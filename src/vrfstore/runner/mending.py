@@ -70,6 +70,7 @@ def link_anew(store: Store, lease: Lease, unfinished: repair.Pending) -> None:
                 record,
                 wanted=lambda linked: linked.entry == unfinished.directory,
                 replaced=unfinished.inodes,
+                begun=record.directory in unfinished.environments,
             )
         except FileNotFoundError:
             # The environment is gone. An entry that is gone would be a StoreDamagedError.
@@ -87,11 +88,12 @@ def relink(
     *,
     wanted: Callable[[check.Linked], bool],
     replaced: Collection[str] = (),
+    begun: bool = False,
 ) -> None:
     """Link anew what of an environment is not as it was linked, while nobody makes a generation of it.
 
-    What nobody has changed by hand until then can be handed out afterwards as before. Where a kill comes in between,
-    it cannot: nobody could tell what is the repair's and what is somebody's.
+    What nobody has changed by hand until then can be handed out afterwards as before. ``begun`` says that a repair
+    may have been killed in the middle of it: then it can be if it has just what it was linked as, and nothing more.
 
     Raises:
         StoreDamagedError: An entry that it refers to is gone or cannot be read.
@@ -101,6 +103,8 @@ def relink(
         now = store.record(record.directory)
         trusted = unchanged(store.layout, now)
         check.relink(store, lease, now, trusted=trusted, wanted=wanted, replaced=replaced)
+        if begun and not trusted and check.is_as_linked(store, now):
+            check.remember(store, lease, now)
 
 
 @dataclass(slots=True)
@@ -136,7 +140,10 @@ class Mending:
             return None
         refused: list[str] = []
         for staging in self._staged(reference, directory, refused):
-            link_anew(self.store, self.lease, repair.swap(self.store, self.lease, staging, directory))
+            untouched = self._untouched(directory)
+            link_anew(
+                self.store, self.lease, repair.swap(self.store, self.lease, staging, directory, untouched)
+            )
             return None
         repair.mark(self.store, self.lease, report)
         tried = f" (tried: {'; '.join(refused)})" if refused else ""
@@ -228,6 +235,15 @@ class Mending:
                 name, version, _ = parse_filename(os.path.basename(path))
                 digest = Digest(self._digest(path))
                 yield EntryReference(digest=digest, name=name, version=str(version), directory=directory)
+
+    def _untouched(self, directory: str) -> tuple[str, ...]:
+        """Return the environments that link to an entry and that nobody changed by hand."""
+        return tuple(
+            record.directory
+            for record in readable(self.store, self.store.environments())
+            if any(wheel.directory == directory for wheel in record.wheels)
+            and unchanged(self.store.layout, record)
+        )
 
     def _stage(
         self, reference: EntryReference, filename: str, origin: str, chunks: Callable[[], Iterator[bytes]]

@@ -54,11 +54,13 @@ class Pending:
 
     Attributes:
         directory: The entry's directory name.
+        environments: Directory names of environments that nobody had changed by hand before.
         inodes: ``device:inode`` of the files of the damaged entry that had further links.
         sound: The inode of the sound entry's directory; None where that is not known.
     """
 
     directory: str
+    environments: tuple[str, ...] = ()
     inodes: frozenset[str] = frozenset()
     sound: int | None = None
 
@@ -76,7 +78,10 @@ def read(store: Store, directory: str) -> Pending | None:
     try:
         value = codec.loads(fs.read_file(_note(store, directory)))
         return Pending(
-            directory=directory, inodes=frozenset(map(str, value["inodes"])), sound=int(value["sound"])
+            directory=directory,
+            environments=tuple(map(str, value["environments"])),
+            inodes=frozenset(map(str, value["inodes"])),
+            sound=int(value["sound"]),
         )
     except FileNotFoundError:
         return None
@@ -112,7 +117,7 @@ def took_place(store: Store, repair: Pending) -> bool:
     return repair.sound is None or repair.sound == found
 
 
-def swap(store: Store, lease: Lease, staging: str, directory: str) -> Pending:
+def swap(store: Store, lease: Lease, staging: str, directory: str, environments: tuple[str, ...]) -> Pending:
     """Let a staged entry take the place of the damaged one; the caller has ``hold_entry``.
 
     The environments are the caller's to link anew, and then to call ``finish``.
@@ -120,7 +125,10 @@ def swap(store: Store, lease: Lease, staging: str, directory: str) -> Pending:
     # Who compiles the damaged entry would put its pycs into the sound one.
     with hold(store.layout.of("holds", shard("compile", directory))):
         repair = Pending(
-            directory=directory, inodes=shared_inodes(store, directory), sound=os.lstat(staging).st_ino
+            directory=directory,
+            environments=environments,
+            inodes=shared_inodes(store, directory),
+            sound=os.lstat(staging).st_ino,
         )
         _swap(store, lease, staging, repair)
     return repair
@@ -128,7 +136,12 @@ def swap(store: Store, lease: Lease, staging: str, directory: str) -> Pending:
 
 def _swap(store: Store, lease: Lease, staging: str, repair: Pending) -> None:
     place = store.layout.of("entries", repair.directory)
-    value = {"schema": _SCHEMA, "inodes": sorted(repair.inodes), "sound": repair.sound}
+    value = {
+        "schema": _SCHEMA,
+        "environments": list(repair.environments),
+        "inodes": sorted(repair.inodes),
+        "sound": repair.sound,
+    }
     temporary = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
     fs.write_file(temporary, codec.dumps(value), sync=True)
     fs.rename(temporary, _note(store, repair.directory))
