@@ -58,7 +58,7 @@ corpus: $(VENV)/.dev ## unpack 200 real wheels and compare each with what pip in
 
 .PHONY: kill-all
 kill-all: $(VENV)/.dev ## kill everything at every step, not only at a sample of them
-	$(BIN)/python -m pytest -m slow --kill-all -k "killed" tests
+	$(BIN)/python -m pytest --kill-all -k "killed" tests
 
 .PHONY: fuzz
 fuzz: $(VENV)/.dev ## feed mutated wheels to the store for ten minutes
