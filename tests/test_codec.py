@@ -117,3 +117,19 @@ def test_the_form_is_fixed_for_ever(way: str) -> None:
     value = {"b": [1, True, None, "é\n"], "a": {"z": -1, "y": "\U0001f600"}}
     assert codec.dumps(value) == (b'{"a":{"y":"\\ud83d\\ude00","z":-1},"b":[1,true,null,"\\u00e9\\n"]}\n')
     assert codec.digest_of({}) == "ca3d163bab055381827226140568f3bef7eaac187cebd76878e0b63e9e442356"
+
+
+def test_a_checksum_tells_of_any_change() -> None:
+    signed = codec.with_checksum({"a": 1, "b": [2]})
+    codec.check_checksum(signed)
+    for changed in (signed | {"a": 2}, signed | {"c": 3}, {name: signed[name] for name in ("a", "checksum")}):
+        with pytest.raises(ValueError, match="checksum"):
+            codec.check_checksum(changed)
+    with pytest.raises(KeyError):
+        codec.check_checksum({"a": 1})
+
+
+def test_a_text_is_a_text() -> None:
+    assert codec.text("") == ""
+    with pytest.raises(TypeError, match="5 stands where"):
+        codec.text(5)

@@ -27,7 +27,7 @@ try:
 except ImportError:
     accelerator = None
 
-__all__ = ["digest_of", "dumps", "hexdigest", "loads"]
+__all__ = ["check_checksum", "digest_of", "dumps", "hexdigest", "loads", "text", "with_checksum"]
 
 
 class _ScannerSettings:
@@ -95,3 +95,30 @@ def hexdigest(data: bytes) -> str:
 def digest_of(value: object) -> str:
     """Return the SHA-256 (64 hexadecimal digits) of the canonical JSON of ``value``."""
     return hexdigest(dumps(value))
+
+
+def with_checksum(value: dict[str, Any]) -> dict[str, Any]:
+    """Return an object with a checksum of itself, so that any change of it can be found."""
+    return {**value, "checksum": digest_of(value)}
+
+
+def check_checksum(value: Any) -> None:
+    """Compare an object with the checksum that ``with_checksum`` gave it.
+
+    Raises:
+        ValueError: It is not what was written.
+        KeyError, TypeError: It has no checksum.
+    """
+    if value["checksum"] != digest_of({name: value[name] for name in value if name != "checksum"}):
+        raise ValueError("its checksum is another one")
+
+
+def text(value: object) -> str:
+    """Return a value that has to be a text.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} stands where a text should")
+    return value

@@ -26,6 +26,7 @@ __all__ = [
     "Requirements",
     "Tree",
     "Watcher",
+    "nobody",
     "parse_digest",
 ]
 
@@ -186,6 +187,11 @@ class Event:
 
 Watcher = Callable[[Event], None]
 """Who is told of events. Called from several threads; must be quick and must not raise."""
+
+
+def nobody(event: Event) -> None:
+    """Be told and do nothing: the watcher where there is none."""
+    del event
 
 
 Node: TypeAlias = "int | str | dict[str, Node]"

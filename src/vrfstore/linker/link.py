@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 
 from vrfstore import codec, fs
-from vrfstore.linker import check
 from vrfstore.linker.plan import ENVIRONMENT_RECORD, EnvironmentPlan, plan_environment
 from vrfstore.linker.realise import realise
 from vrfstore.model import EntryPlan, EnvironmentKey, Interpreter
@@ -90,6 +89,8 @@ def link(
             raise
         if _places(store, plans) != places:
             # An entry was repaired meanwhile, by somebody who may not have seen this environment yet.
+            from vrfstore.linker import check  # noqa: PLC0415 - hardly ever
+
             check.relink(store, lease, record, trusted=True, wanted=lambda _: True)
             record = store.record(directory)
         return record, True

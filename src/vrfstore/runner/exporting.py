@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from vrfstore import fs
 from vrfstore import interpreter as probing
 from vrfstore.errors import StoreDamagedError, UsageError
-from vrfstore.model import Digest, EntryPlan, EntryReference, Event, LockedWheel, Watcher
+from vrfstore.model import Digest, EntryPlan, EntryReference, Event, LockedWheel, Watcher, nobody
 from vrfstore.requirements import lock as locks
 from vrfstore.store import condemned, interpreters, leases
 from vrfstore.store.archive_contents import ArchivedEnvironment, Target
@@ -109,7 +109,7 @@ def export_archive(
         references |= {plan.reference.directory: plan.reference for plan in plans}
         finder = None
         if wheels or wheel_directories:
-            finder = stack.enter_context(_Wheels(store, wheel_directories, watch or _nobody)).find
+            finder = stack.enter_context(_Wheels(store, wheel_directories, watch or nobody)).find
         sources = _sources(store, sorted(references), finder)
         texts = {record.lock: _lock_text(store, record) for record in records}
         environments = [
@@ -385,7 +385,3 @@ def _usual_mode() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return 0o666 & ~mask
-
-
-def _nobody(event: Event) -> None:
-    del event

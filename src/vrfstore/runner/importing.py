@@ -21,7 +21,7 @@ from vrfstore import interpreter as probing
 from vrfstore.errors import RequirementsError, VrfstoreError, WheelError
 from vrfstore.linker.link import environment_key
 from vrfstore.linker.link import link as link_environment
-from vrfstore.model import Digest, EntryPlan, Event, Interpreter, Lock, Watcher
+from vrfstore.model import Digest, EntryPlan, Event, Interpreter, Lock, Watcher, nobody
 from vrfstore.requirements import lock as locks
 from vrfstore.store import interpreters, leases
 from vrfstore.store.archive import lock_member
@@ -128,11 +128,7 @@ def import_archive(
             with leases.take(store.layout, digests=digests) as lease:
                 return _Import(
                     store, lease, reader, executable, wanted=link, trusted=trust or sha256 is not None
-                ).run(allowed, watch or _nobody)
-
-
-def _nobody(event: Event) -> None:
-    del event
+                ).run(allowed, watch or nobody)
 
 
 @contextmanager

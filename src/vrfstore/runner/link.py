@@ -31,13 +31,14 @@ from vrfstore.model import (
     LockedWheel,
     Requirements,
     Watcher,
+    nobody,
 )
 from vrfstore.requirements import fetch, pip, resolve
 from vrfstore.requirements import lock as locks
 from vrfstore.requirements import parse as parsing
 from vrfstore.runner import hit
 from vrfstore.store import interpreters, leases, memos
-from vrfstore.store.compiling import compile_entries, start_worker
+from vrfstore.store.bytecode import is_compiled
 from vrfstore.store.layout import FORMAT
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
@@ -136,7 +137,7 @@ def link(
                 if kept is not None:
                     kept.release()
     asked = parsing.parse(data, path)
-    whole = _Link(opened, asked, executable, digest, clock, compile_mode, watch or _nobody)
+    whole = _Link(opened, asked, executable, digest, clock, compile_mode, watch or nobody)
     return whole.run(refresh=refresh, lease=lease)
 
 
@@ -150,10 +151,6 @@ def _compile_mode(variables: Mapping[str, str]) -> CompileMode:
             return "background"
         case other:
             raise UsageError(f"VRFSTORE_COMPILE is {other!r}; it may be eager, background or off")
-
-
-def _nobody(event: Event) -> None:
-    del event
 
 
 def _look_up(store: Store, digest: str, *, lease: bool) -> tuple[hit.Hit | None, Lease | None]:
@@ -233,7 +230,12 @@ class _Link:
                 locks.write(layout, working, lock)
                 plans, fetched = self._entries(working, lock, base)
                 directories = [plan.reference.directory for plan in plans]
-                if self.compile_mode == "eager":
+                missing = self.compile_mode != "off" and not all(
+                    is_compiled(layout, directory, base) for directory in directories
+                )
+                if missing and self.compile_mode == "eager":
+                    from vrfstore.store.compiling import compile_entries  # noqa: PLC0415 - once per wheel
+
                     with self.clock.step("compile"):
                         compile_entries(self.store, base, directories, lease=working, watch=self.watch)
                 self.watch(Event(kind="linking", total=len(plans)))
@@ -243,7 +245,9 @@ class _Link:
                     )
                 if not warnings:  # which have to be said every time
                     self._remember(working, record, stats)
-                if self.compile_mode == "background":
+                if missing and self.compile_mode == "background":
+                    from vrfstore.store.compiling import start_worker  # noqa: PLC0415 - once per wheel
+
                     start_worker(self.store, base, directories, lease=working)
                 kept = leases.take(layout, environment=key) if lease else None
         return self._result(record, fetched, warnings, made=made, kept=kept)

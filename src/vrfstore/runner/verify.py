@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from vrfstore.errors import StoreDamagedError, UsageError, VrfstoreError
 from vrfstore.linker import check
-from vrfstore.model import Digest, Event, Watcher
+from vrfstore.model import Digest, Event, Watcher, nobody
 from vrfstore.runner.mending import Mending, gone_report, link_anew, readable, relink
 from vrfstore.store import leases, repair
 from vrfstore.store.leases import Lease
@@ -110,13 +110,7 @@ def verify(
         UsageError: A target is nothing or several things.
         OSError: The disk is full.
     """
-    return _Verification(store, full, mend, tuple(sources), watch or _nobody).run(
-        targets, sample, max_seconds
-    )
-
-
-def _nobody(event: Event) -> None:
-    del event
+    return _Verification(store, full, mend, tuple(sources), watch or nobody).run(targets, sample, max_seconds)
 
 
 @dataclass(slots=True)

@@ -66,15 +66,16 @@ class BytecodeRecord:
 
     def to_json(self) -> dict[str, object]:
         """Return the record as its file holds it, with a checksum of itself."""
-        value = {
-            "schema": _SCHEMA,
-            "cache_tag": self.cache_tag,
-            "magic": self.magic,
-            "version": self.version,
-            "files": [[file.path, file.size, file.sha256] for file in self.files],
-            "failed": [list(module) for module in self.failed],
-        }
-        return {**value, "checksum": codec.digest_of(value)}
+        return codec.with_checksum(
+            {
+                "schema": _SCHEMA,
+                "cache_tag": self.cache_tag,
+                "magic": self.magic,
+                "version": self.version,
+                "files": [[file.path, file.size, file.sha256] for file in self.files],
+                "failed": [list(module) for module in self.failed],
+            }
+        )
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> BytecodeRecord:
@@ -86,23 +87,17 @@ class BytecodeRecord:
         """
         if value["schema"] != _SCHEMA:
             raise ValueError(f"bytecode record of schema {value['schema']!r}")
-        if value["checksum"] != codec.digest_of({name: value[name] for name in value if name != "checksum"}):
-            raise ValueError("its checksum is another one")
+        codec.check_checksum(value)
         return cls(
-            cache_tag=_text(value["cache_tag"]),
-            magic=_text(value["magic"]),
-            version=_text(value["version"]),
+            cache_tag=codec.text(value["cache_tag"]),
+            magic=codec.text(value["magic"]),
+            version=codec.text(value["version"]),
             files=tuple(
-                CompiledFile(_text(path), int(size), _text(sha256)) for path, size, sha256 in value["files"]
+                CompiledFile(codec.text(path), int(size), codec.text(sha256))
+                for path, size, sha256 in value["files"]
             ),
-            failed=tuple((_text(path), _text(why)) for path, why in value["failed"]),
+            failed=tuple((codec.text(path), codec.text(why)) for path, why in value["failed"]),
         )
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} stands where a text should")
-    return value
 
 
 def record_path(layout: Layout, directory: str, cache_tag: str, magic: str) -> str:

@@ -58,18 +58,19 @@ class Manifest:
 
     def to_json(self) -> dict[str, object]:
         """Return the manifest as ``manifest.json`` holds it, with a checksum of itself."""
-        value = {
-            "schema": _SCHEMA,
-            "digest": self.reference.digest,
-            "name": self.reference.name,
-            "version": self.reference.version,
-            "directory": self.reference.directory,
-            "filename": self.filename,
-            "origin": self.origin,
-            "files": [[file.path, file.size, file.mode, file.sha256] for file in self.files],
-            "links": dict(self.links),
-        }
-        return {**value, "checksum": codec.digest_of(value)}
+        return codec.with_checksum(
+            {
+                "schema": _SCHEMA,
+                "digest": self.reference.digest,
+                "name": self.reference.name,
+                "version": self.reference.version,
+                "directory": self.reference.directory,
+                "filename": self.filename,
+                "origin": self.origin,
+                "files": [[file.path, file.size, file.mode, file.sha256] for file in self.files],
+                "links": dict(self.links),
+            }
+        )
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Manifest:
@@ -81,30 +82,23 @@ class Manifest:
         """
         if value["schema"] != _SCHEMA:
             raise ValueError(f"manifest of schema {value['schema']!r}")
-        if value["checksum"] != codec.digest_of({name: value[name] for name in value if name != "checksum"}):
-            raise ValueError("its checksum is another one")
+        codec.check_checksum(value)
         files = (
-            StoredFile(path=_text(path), size=int(size), mode=int(mode), sha256=_text(sha256))
+            StoredFile(path=codec.text(path), size=int(size), mode=int(mode), sha256=codec.text(sha256))
             for path, size, mode, sha256 in value["files"]
         )
         return cls(
             reference=EntryReference(
-                digest=Digest(_text(value["digest"])),
-                name=_text(value["name"]),
-                version=_text(value["version"]),
-                directory=_text(value["directory"]),
+                digest=Digest(codec.text(value["digest"])),
+                name=codec.text(value["name"]),
+                version=codec.text(value["version"]),
+                directory=codec.text(value["directory"]),
             ),
-            filename=_text(value["filename"]),
-            origin=_text(value["origin"]),
+            filename=codec.text(value["filename"]),
+            origin=codec.text(value["origin"]),
             files=tuple(files),
-            links={_text(path): _text(target) for path, target in value["links"].items()},
+            links={codec.text(path): codec.text(target) for path, target in value["links"].items()},
         )
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} stands where a text should")
-    return value
 
 
 def parents(paths: Iterable[str]) -> frozenset[str]:

@@ -94,7 +94,7 @@ def read(layout: Layout, directory: str) -> EnvironmentRecord:
             library=value["library"],
             wheels=tuple(
                 EntryReference(digest=Digest(digest), name=name, version=version, directory=entry)
-                for digest, name, version, entry in (map(_text, wheel) for wheel in value["wheels"])
+                for digest, name, version, entry in (map(codec.text, wheel) for wheel in value["wheels"])
             ),
             lock=value["lock"],
             own=value["own"],
@@ -107,12 +107,6 @@ def read(layout: Layout, directory: str) -> EnvironmentRecord:
         raise StoreDamagedError(
             f"the record cannot be read: {error}", kind="record-unreadable", path=path
         ) from error
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} stands where a name should")
-    return value
 
 
 def _bytes(path: str) -> bytes:

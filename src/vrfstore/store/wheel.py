@@ -74,9 +74,6 @@ _LONGEST_NAME = _LONGEST_PART - 65
 _LONGEST_NUMBER = 18
 """Digits of a size; more would not fit into 64 bits."""
 
-_COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
-"""What every zip reader knows. Others are not used by any wheel that we have met, and not by all installers read."""
-
 _LARGEST = {"RECORD": 1 << 26, "METADATA": 1 << 22, "entry_points.txt": 1 << 18, "WHEEL": 1 << 16}
 """Bytes of those files of dist-info that are read as a whole. Parsers of such texts need a multiple of it in memory;
 the RECORD of 300,000 files has half of what is allowed, a METADATA with a long manual for its description a tenth."""
@@ -182,12 +179,6 @@ class CheckedWheel(WheelFile):
                 self.refuse(
                     f"member {name!r} is neither a plain file nor a directory",
                     kind="wheel-member-type",
-                    member=name,
-                )
-            if item.compress_type not in _COMPRESSIONS:
-                self.refuse(
-                    f"member {name!r} has the unknown compression {item.compress_type}",
-                    kind="wheel-archive",
                     member=name,
                 )
             parents = name.rstrip("/").split("/")
