@@ -14,6 +14,7 @@ import stat
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import BufferedReader
     from types import TracebackType
     from typing import Self
 
@@ -24,6 +25,7 @@ __all__ = [
     "hard_link",
     "link_new",
     "make_directory",
+    "open_regular",
     "overwrite",
     "read_file",
     "remove_file",
@@ -70,10 +72,30 @@ def stat_token(path: str) -> str:
     return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
 
 
-def read_file(path: str, limit: int = 1 << 26) -> bytes:
-    """Return the content of a regular file.
+def open_regular(path: str) -> BufferedReader:
+    """Open a regular file to read it.
 
     Never waits: a FIFO that somebody put in the place of a file would hold us up for ever.
+
+    Args:
+        path: The file; links are followed.
+
+    Raises:
+        OSError: It cannot be read, or is not a regular file (``EINVAL``).
+    """
+    return open(_regular(path), "rb")
+
+
+def _regular(path: str) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
+
+
+def read_file(path: str, limit: int = 1 << 26) -> bytes:
+    """Return the content of a regular file; see ``open_regular``.
 
     Args:
         path: The file; links are followed.
@@ -82,14 +104,8 @@ def read_file(path: str, limit: int = 1 << 26) -> bytes:
     Raises:
         OSError: It cannot be read, is not a regular file (``EINVAL``), or is too large (``EFBIG``).
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
-        with open(descriptor, "rb", buffering=0, closefd=False) as stream:
-            data = b"".join(iter(lambda: stream.read(limit + 1), b""))
-    finally:
-        os.close(descriptor)
+    with open(_regular(path), "rb", buffering=0) as stream:
+        data = b"".join(iter(lambda: stream.read(limit + 1), b""))
     if len(data) > limit:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
     return data

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from vrfstore import codec, fs
@@ -377,18 +375,9 @@ def _local_path(url: str) -> str | None:
 
 def _read(path: str) -> Iterator[bytes]:
     try:
-        with _open(path) as stream:
+        with fs.open_regular(path) as stream:
             yield from iter(lambda: stream.read(_CHUNK), b"")
     except OSError as error:
         raise WheelError(
             f"the file cannot be read: {error.strerror}", kind="wheel-unreadable", path=path
         ) from error
-
-
-def _open(path: str) -> BinaryIO:
-    """Open a regular file; never waits, as for a FIFO."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return open(descriptor, "rb")

@@ -7,7 +7,6 @@ import errno
 import hashlib
 import itertools
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
@@ -501,21 +500,12 @@ class Store:
 
 
 def _open_wheel(path: str) -> BinaryIO:
-    """Open the file without ever waiting, as a FIFO would have it."""
     try:
-        stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
+        return fs.open_regular(path)
     except OSError as error:
         raise WheelError(
             f"the file cannot be read: {error.strerror}", kind="wheel-unreadable", path=path
         ) from error
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
-        raise WheelError("the file cannot be read: not a regular file", kind="wheel-unreadable", path=path)
-    return stream
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _chunks(stream: BinaryIO, path: str) -> Iterator[bytes]:
