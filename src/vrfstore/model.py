@@ -6,7 +6,7 @@ The words are those of docs/glossary.md; one meaning each.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
@@ -19,6 +19,8 @@ __all__ = [
     "EnvironmentKey",
     "Event",
     "Interpreter",
+    "Libraries",
+    "LinkOptions",
     "Lock",
     "LockedWheel",
     "Node",
@@ -92,10 +94,12 @@ class Interpreter:
         abi_flags: ``t`` for a free-threaded build, else mostly empty (PEP 3149).
         magic: The magic number of its pycs, 8 hexadecimal digits.
         platform: As ``sysconfig.get_platform()``, such as ``linux-x86_64``.
+        libc: The C library and its version, such as ``glibc 2.36`` or ``musl 1.2``; empty where unknown.
         prefix: The root base's ``sys.base_prefix``.
         virtual: Whether ``executable`` is itself a venv's.
         site_directories: Where its packages are, in the order of ``sys.path``.
         base: Its distributions as (normalised name, version), sorted.
+        namespaces: The packages, dotted, that ``*-nspkg.pth`` files of the base make before anything is imported.
     """
 
     executable: str
@@ -106,10 +110,40 @@ class Interpreter:
     abi_flags: str
     magic: str
     platform: str
+    libc: str = ""
     prefix: str
     virtual: bool
     site_directories: tuple[str, ...]
     base: tuple[tuple[str, str], ...]
+    namespaces: tuple[str, ...] = ()
+
+    @classmethod
+    def of_identity(cls, identity: Mapping[str, object], executable: str) -> Interpreter:
+        """Return an interpreter as far as its ``identity`` tells, which is as far as a plan asks.
+
+        Args:
+            identity: As a record holds it.
+            executable: The path that was asked for.
+
+        Raises:
+            KeyError: Something is missing there.
+        """
+        directories, namespaces = identity["site_directories"], identity["namespaces"]
+        return cls(
+            executable=executable,
+            real=str(identity["real"]),
+            version=str(identity["version"]),
+            implementation=str(identity["implementation"]),
+            cache_tag=str(identity["cache_tag"]),
+            abi_flags=str(identity["abi_flags"]),
+            magic="",
+            platform=str(identity["platform"]),
+            prefix="",
+            virtual=bool(identity["virtual"]),
+            site_directories=tuple(map(str, directories)) if isinstance(directories, list) else (),
+            base=(),
+            namespaces=tuple(map(str, namespaces)) if isinstance(namespaces, list) else (),
+        )
 
     @property
     def directory_name(self) -> str:
@@ -132,9 +166,43 @@ class Interpreter:
             "platform": self.platform,
             "real": self.real,
             "version": self.version,
-            # A venv as base adds its own packages, so that two venvs of one Python differ.
-            "site_directories": list(self.site_directories) if self.virtual else [],
+            # What environments are told of the base by name: see ``linker.plan``.
+            "virtual": self.virtual,
+            "site_directories": list(self.site_directories),
+            "namespaces": list(self.namespaces),
         }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinkOptions:
+    """How an environment is linked; part of its key.
+
+    Attributes:
+        isolated: Packages of the base are not seen.
+        user_site: The user's own packages (``~/.local``) are seen.
+        prompt: What activation scripts show instead of the directory's name.
+        allow_collisions: Where two wheels have different files at one place, the last by name wins.
+        materialize: Normalised names, sorted: distributions that the environment has copies of. ``*`` alone
+            means all.
+    """
+
+    isolated: bool = False
+    user_site: bool = False
+    prompt: str | None = None
+    allow_collisions: bool = False
+    materialize: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What an environment key covers: whatever is not as usual."""
+        values = {
+            "allow_collisions": self.allow_collisions,
+            "isolated": self.isolated,
+            "materialize": list(self.materialize),
+            "prompt": self.prompt,
+            "user_site": self.user_site,
+        }
+        return {name: value for name, value in values.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,6 +294,25 @@ class EntryReference:
     directory: str
 
 
+@dataclass(frozen=True, slots=True)
+class Libraries:
+    """What the shared libraries of a wheel ask of others, and what others may ask of them.
+
+    Directories are as installed and relative to site-packages: ``torch/lib``, and ``../../../lib`` for what
+    ``.data/data/lib`` becomes. The empty text is site-packages itself.
+
+    Attributes:
+        shipped: The names of its shared libraries by directory, but not of extension modules.
+        needs: (directory, file name) of libraries that some file of it is linked against and would find in that
+            directory through ``$ORIGIN``, where the wheel ships something, but not that; all others are escapes.
+        escapes: Directories that it searches through ``$ORIGIN`` and ships nothing in; dlopen(3) may use them.
+    """
+
+    shipped: dict[str, tuple[str, ...]]
+    needs: tuple[tuple[str, str], ...] = ()
+    escapes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EntryPlan:
     """``plan.json``: the little that linking needs to know of an entry, read on every warm link.
@@ -240,6 +327,8 @@ class EntryPlan:
         record_links: How many of the first rows of the ready-made RECORD name directory links.
         record_ready: Whether that RECORD can be used as it is; not where a path in it depends on the
             interpreter, as those of headers do.
+        libraries: Of its shared libraries, what decides whether it has to be merged with other wheels.
+        members: Of a composite, the directory names of the entries that it is made of; else empty.
         claimed: Where only an archive says that this is what the wheel unpacks to: a digest of all its files.
             Such an entry serves nobody but who asks for this very claim.
     """
@@ -252,6 +341,8 @@ class EntryPlan:
     trees: dict[str, Tree]
     record_links: int
     record_ready: bool
+    libraries: Libraries = Libraries({})
+    members: tuple[str, ...] = ()
     claimed: str = ""
 
     @property
