@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
+    "COPY_LIMIT",
     "NewFile",
     "change_mode",
+    "copy_file",
     "exchange",
     "hard_link",
+    "hard_link_or_copy",
     "link_new",
     "make_directory",
     "open_regular",
     "overwrite",
     "read_file",
+    "remove_directory",
     "remove_file",
     "remove_tree",
     "rename",
@@ -40,10 +44,15 @@ __all__ = [
     "write_file",
 ]
 
+_CHUNK = 1 << 20
+
+_NOT_LINKABLE = frozenset([errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EACCES, errno.ENOTSUP])
+"""Of link(2): too many links; no hard links here, or fs.protected_hardlinks and not the owner; another mount."""
+
 on_effect: Callable[[str, str], None] | None = None
 """Called with the name and the path of every effect just before it happens; for tests."""
 
-_COPY_LIMIT = 64 * 1024
+COPY_LIMIT = 64 * 1024
 """Up to this many bytes a file that cannot be hard-linked is copied; a larger one becomes a symlink."""
 
 
@@ -86,8 +95,8 @@ def open_regular(path: str) -> BufferedReader:
     return open(_regular(path), "rb")
 
 
-def _regular(path: str) -> int:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _regular(path: str, flags: int = 0) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", path)
@@ -104,8 +113,16 @@ def read_file(path: str, limit: int = 1 << 26) -> bytes:
     Raises:
         OSError: It cannot be read, is not a regular file (``EINVAL``), or is too large (``EFBIG``).
     """
-    with open(_regular(path), "rb", buffering=0) as stream:
-        data = b"".join(iter(lambda: stream.read(limit + 1), b""))
+    descriptor = _regular(path)
+    try:
+        # Of a file that grows meanwhile, no more than the limit either.
+        wanted = min(os.fstat(descriptor).st_size, limit) + 1
+        data = os.read(descriptor, wanted)
+        while len(data) <= limit and len(data) >= wanted:
+            wanted = min(2 * wanted, limit + 1)
+            data += os.read(descriptor, wanted - len(data))
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
     return data
@@ -182,6 +199,20 @@ def remove_file(path: str) -> bool:
     return True
 
 
+def remove_directory(path: str) -> bool:
+    """Remove a directory (rmdir(2)) unless there is something in it. Returns whether it is gone."""
+    _effect("rmdir", path)
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        return False
+    return True
+
+
 def write_file(path: str, data: bytes, *, mode: int = 0o644, sync: bool = False) -> None:
     """Write a new file; ``mode`` is exact, whatever the umask.
 
@@ -222,6 +253,11 @@ class NewFile:
         except OSError as error:
             error.filename = self._path
             raise
+
+    @property
+    def descriptor(self) -> int:
+        """The open file."""
+        return self._descriptor
 
     def sync(self) -> None:
         """Bring what was written onto the disk (fsync(2))."""
@@ -291,9 +327,7 @@ def hard_link(source: str, path: str, *, place: str | None = None) -> None:
     try:
         os.link(source, path, follow_symlinks=False)
     except OSError as error:
-        # link(2): EMLINK too many links; EPERM no hard links here, or fs.protected_hardlinks and not the
-        # owner; EXDEV another mount.
-        if error.errno not in {errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EACCES, errno.ENOTSUP}:
+        if error.errno not in _NOT_LINKABLE:
             raise
         _imitate_link(source, path, place or path)
 
@@ -302,13 +336,56 @@ def _imitate_link(source: str, path: str, place: str) -> None:
     found = os.lstat(source)
     if stat.S_ISLNK(found.st_mode):
         os.symlink(os.readlink(source), path)
-    elif found.st_size <= _COPY_LIMIT:
+    elif found.st_size <= COPY_LIMIT:
         with open(source, "rb") as stream, NewFile(path, mode=stat.S_IMODE(found.st_mode)) as file:
             file.write(stream.read())
     else:
         # Relative, so that the store can be moved as a whole. The directory of `place` may have been renamed
         # into place by then; both parents lie at the depth that they will have.
         os.symlink(os.path.relpath(source, os.path.dirname(place)), path)
+
+
+def hard_link_or_copy(source: str, path: str) -> None:
+    """Give a regular file a further name, or make a copy of it where that is not possible; see ``hard_link``.
+
+    Raises:
+        FileExistsError: ``path`` is there already.
+    """
+    _effect("link", path)
+    try:
+        os.link(source, path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NOT_LINKABLE:
+            raise
+        copy_file(source, path, mode=stat.S_IMODE(os.lstat(source).st_mode))
+
+
+_CLONE = 0x40049409
+"""ioctl_ficlone(2): let a file share the blocks of another until one of them is written."""
+
+
+def copy_file(source: str, path: str, *, mode: int | None = None) -> None:
+    """Copy a regular file, as a clone where the file system can share blocks.
+
+    Args:
+        source: The file; a link is not followed.
+        path: The new file.
+        mode: Its permission bits; by default those of the source, and writable for the owner.
+
+    Raises:
+        FileExistsError: ``path`` is there already.
+    """
+    import fcntl  # noqa: PLC0415 - not on the path of a hit
+
+    with open(_regular(source, os.O_NOFOLLOW), "rb") as stream:
+        found = os.fstat(stream.fileno())
+        bits = stat.S_IMODE(found.st_mode) | stat.S_IWUSR if mode is None else mode
+        with NewFile(path, mode=bits) as file:
+            try:
+                fcntl.ioctl(file.descriptor, _CLONE, stream.fileno())
+            except OSError:  # EOPNOTSUPP, EXDEV, EINVAL, ENOTTY: as many reasons as file systems
+                while data := stream.read(_CHUNK):
+                    file.write(data)
 
 
 def link_new(source: str, path: str) -> None:
