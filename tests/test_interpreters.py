@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from support.crash import base, litter, together
+from support.pythons import pythons
+from support.venvs import AWKWARD, NAMESPACE_FILES, relocated
 from vrfstore import fs, interpreter
 from vrfstore.errors import InterpreterError
 from vrfstore.model import Interpreter
@@ -63,13 +66,13 @@ def known(store: Store, executable: Path) -> Interpreter:
 def test_an_interpreter_is_what_it_says_of_itself() -> None:
     found = base()
     program = (
-        "import json, platform, sys, sysconfig;"
+        "import json, os, platform, sys, sysconfig;"
         "print(json.dumps([platform.python_version(), sys.implementation.cache_tag, sysconfig.get_platform(),"
-        " sys.base_prefix, sysconfig.get_path('purelib')]))"
+        " sys.base_prefix, os.confstr('CS_GNU_LIBC_VERSION'), sysconfig.get_path('purelib')]))"
     )
     said = json.loads(subprocess.run([found.real, "-c", program], capture_output=True, check=True).stdout)
-    assert said[:4] == [found.version, found.cache_tag, found.platform, found.prefix]
-    assert said[4] in found.site_directories
+    assert said[:5] == [found.version, found.cache_tag, found.platform, found.prefix, found.libc]
+    assert said[5] in found.site_directories
     assert (found.implementation, found.virtual) == ("cpython", False)
     assert found.base == tuple(sorted(set(found.base)))
 
@@ -138,11 +141,12 @@ def test_a_cache_that_cannot_be_read_is_made_anew(store: Store, counted: Counted
 def answering(folder: Path, **changes: object) -> Path:
     """A program that answers a probe as an interpreter would that differs from the base in some fields."""
     fields = (
-        "real", "version", "implementation", "cache_tag", "abi_flags", "magic", "platform", "prefix", "virtual",
-        "site_directories", "base",
+        "real", "version", "implementation", "cache_tag", "abi_flags", "magic", "platform", "libc", "prefix",
+        "virtual", "site_directories", "base",
     )  # fmt: skip
-    answer = {name: getattr(base(), name) for name in fields} | {"executable": base().real} | changes
-    return saying(folder, f"echo {shlex.quote(json.dumps(answer))}")
+    answer = {name: getattr(base(), name) for name in fields}
+    answer |= {"executable": base().real, "packages": []} | changes
+    return saying(folder, f"printf '%s\\n' {shlex.quote(json.dumps(answer))}")
 
 
 def saying(folder: Path, *commands: str) -> Path:
@@ -173,6 +177,102 @@ def test_an_interpreter_whose_startup_prints_is_understood(tmp_path: Path) -> No
     noisy = answering(tmp_path, version="3.99.0")
     noisy.write_text(noisy.read_text().replace("#!/bin/sh\n", "#!/bin/sh\necho welcome\n"))
     assert interpreter.probe(str(noisy)).version == "3.99.0"
+
+
+@pytest.mark.parametrize("options", [[], ["--copies"], ["--copies", "--system-site-packages"]])
+@pytest.mark.parametrize("python", pythons())
+def test_of_a_venv_in_a_venv_the_base_is_the_one_that_is_none(
+    tmp_path: Path, python: str, options: list[str]
+) -> None:
+    root = interpreter.probe(python)
+    for number in range(2):
+        folder = tmp_path / f"{number}"
+        subprocess.run([python, "-m", "venv", "--without-pip", *options, folder], check=True)
+        python = f"{folder}/bin/python"
+        found = interpreter.probe(python)
+        assert (found.executable, found.real, found.prefix, found.virtual) == (
+            python, root.real, root.prefix, True
+        )  # fmt: skip
+        assert found.site_directories[0].startswith(f"{folder}/lib")
+
+
+def test_a_build_that_was_moved_is_where_it_is_now(store: Store, tmp_path: Path) -> None:
+    moved = [relocated(python, tmp_path / f"{number}" / AWKWARD) for number, python in enumerate(pythons())]
+    for number, python in enumerate(moved):
+        if python is not None:
+            found = known(store, Path(python))
+            assert found.prefix == str(tmp_path / f"{number}" / AWKWARD)
+            assert found.real == os.path.realpath(python)
+            assert found.site_directories[0].startswith(found.prefix)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [(b"two\nlines", "line break"), (b"t\xe4g", "not UTF-8"), (b"at its end ", None)],
+    ids=["line break", "latin-1", "space"],
+)
+def test_a_base_at_a_path_that_cannot_be_written_down_is_refused_and_one_called_so_is_not(
+    store: Store, tmp_path: Path, name: bytes, reason: str | None
+) -> None:
+    called = tmp_path / os.fsdecode(name)
+    called.symlink_to(base().real)
+    assert known(store, called) == known(store, called)
+    assert interpreter.probe(str(called)).real == base().real
+    folder = tmp_path / "in" / os.fsdecode(name)
+    moved = relocated(base().real, folder) if reason is None else _moved(folder)
+    if moved is None:
+        pytest.skip("this build cannot be moved")
+    if reason is None:
+        assert interpreter.probe(moved).prefix == str(folder)
+        return
+    with pytest.raises(InterpreterError, match=reason) as caught:
+        interpreter.probe(moved)
+    assert caught.value.kind == "interpreter-unsuitable"
+    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
+
+
+def _moved(folder: Path) -> str:
+    folder.mkdir(parents=True)
+    return str(answering(folder, real=f"{folder}/python", executable=f"{folder}/python"))
+
+
+def test_musl_and_its_version_are_found_by_the_loader_of_the_program(tmp_path: Path) -> None:
+    loader = tmp_path / "ld-musl-x86_64.so.1"
+    program = tmp_path / "program"
+    program.write_bytes(b"\x7fELF" + bytes(60) + os.fsencode(loader) + b"\0" + bytes(60))
+    python = answering(tmp_path, libc="", real=str(program))
+    assert interpreter.probe(str(python)).libc == "musl"
+    for text, expected in (("Version 1.2.4", "musl 1.2"), ("no version", "musl"), ("Version x", "musl")):
+        loader.write_text(f"#!/bin/sh\nprintf 'musl libc (x86_64)\n{text}\nmore\n' >&2; exit 1\n")
+        loader.chmod(0o755)
+        assert interpreter.probe(str(python)).libc == expected
+
+
+def test_a_libc_that_says_nothing_is_unknown(tmp_path: Path) -> None:
+    for real in (base().real, str(tmp_path / "absent")):
+        assert interpreter.probe(str(answering(tmp_path, libc="", real=real))).libc == ""
+
+
+@pytest.mark.parametrize("python", pythons())
+def test_namespaces_of_the_base_are_found_in_whatever_setuptools_wrote(
+    store: Store, tmp_path: Path, python: str
+) -> None:
+    folder = tmp_path / "venv"
+    subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for package in ("old", "idle", "cloud/deep", "new", "never"):
+        (site / package).mkdir(parents=True)
+    for name, text in NAMESPACE_FILES.items():
+        (site / f"{name}-nspkg.pth").write_text(text)
+    (site / "comment-nspkg.pth").write_text("# sys.modules.setdefault('never', 1)\nnever\n")
+    (site / "hidden-nspkg.pth").write_text(" import sys; sys.modules.setdefault('never', 1)\n")
+    (site / "directory-nspkg.pth").mkdir()
+    time.sleep(SETTLED)
+    found = known(store, folder / "bin/python")
+    assert found.namespaces == ("cloud", "cloud.deep", "new", "old")
+    assert known(store, folder / "bin/python") == found
+    assert interpreter.probe(found.real).namespaces == interpreter.probe(python).namespaces
 
 
 @pytest.mark.parametrize(
@@ -230,6 +330,35 @@ def test_an_interpreter_is_found_by_path_version_or_command(
     assert interpreter.find(asked) == expected.format(bin=folder)
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (".venv", "{here}/.venv/bin/python"),
+        ("./.venv", "{here}/.venv/bin/python"),
+        ("env", "{here}/env/bin/python"),
+        ("3.97", "{path}/python3.97"),
+        ("python3.97", "{path}/python3.97"),
+        ("./python3.97", "{here}/python3.97/bin/python"),
+        ("3.96", "{here}/3.96/bin/python"),
+        ("empty", "{path}/empty"),
+    ],
+)
+def test_a_venv_is_found_by_its_directory_but_a_version_on_the_path_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, expected: str
+) -> None:
+    here, path = tmp_path / "here", tmp_path / "path"
+    for folder in (".venv", "env", "3.97", "python3.97", "3.96"):
+        (here / folder / "bin").mkdir(parents=True)
+        saying(here / folder / "bin")
+    (here / "empty").mkdir()
+    path.mkdir()
+    for name in ("env", "python3.97", "empty"):
+        saying(path).rename(path / name)
+    monkeypatch.setenv("PATH", str(path))
+    monkeypatch.chdir(here)
+    assert interpreter.find(asked) == expected.format(here=here, path=path)
+
+
 @pytest.mark.parametrize("asked", ["3.97", "python3.97", "./python3.97", "/nonexistent/python", "./"])
 def test_an_interpreter_that_is_not_there_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
@@ -260,6 +389,14 @@ def test_ready_links_lead_to_the_interpreter(store: Store) -> None:
     assert targets == {"python": base().real, "python3": "python", library: "python", "lib64": "lib"}
     assert (path / "sentinel").read_bytes() == b""
     assert {link.name for link in path.iterdir()} == {*targets, "sentinel"}
+
+
+def test_ready_links_to_a_free_threaded_build_have_both_its_names(store: Store) -> None:
+    build = dataclasses.replace(base(), version="3.14.1", abi_flags="t")
+    with store.session() as lease:
+        path = Path(interpreters.ready_links(store.layout, lease, build))
+    names = {link.name for link in path.iterdir() if link.is_symlink() and os.readlink(link) == "python"}
+    assert names == {"python3", "python3.14", "python3.14t"}
 
 
 def test_ready_links_are_made_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from vrfstore.store.memos import replace
 
 __all__ = ["deciding_paths", "known", "ready_links", "ready_links_name"]
 
-_SCHEMA = 2
+_SCHEMA = 3
 
 _TICK = 0.02
 """Seconds. Files are stamped with the time of the kernel's last tick, which is a little behind."""
@@ -85,6 +85,7 @@ def _read(path: str) -> tuple[Interpreter, dict[str, str]] | None:
             fields = value["interpreter"]
             fields["site_directories"] = tuple(fields["site_directories"])
             fields["base"] = tuple((name, version) for name, version in fields["base"])
+            fields["namespaces"] = tuple(fields["namespaces"])
             return Interpreter(**fields), dict(value["stats"])
     return None
 
@@ -98,8 +99,8 @@ def ready_links_name(interpreter: Interpreter) -> str:
 def ready_links(layout: Layout, lease: Lease, interpreter: Interpreter) -> str:
     """Return a directory of symlink inodes that lead to an interpreter, made on first use.
 
-    It holds ``python`` (absolute, to the real path), ``python3`` and ``pythonX.Y`` (to ``python``), ``lib64``
-    (to ``lib``) and the empty file ``sentinel``.
+    It holds ``python`` (absolute, to the real path), ``python3``, ``pythonX.Y`` and ``pythonX.Yt`` if it is
+    that (to ``python``), ``lib64`` (to ``lib``) and the empty file ``sentinel``.
     """
     path = f"{layout.root}/{ready_links_name(interpreter)}"
     if os.path.isdir(path):
@@ -108,7 +109,9 @@ def ready_links(layout: Layout, lease: Lease, interpreter: Interpreter) -> str:
     fs.make_directory(staging)
     fs.symlink(interpreter.real, f"{staging}/python")
     fs.symlink("python", f"{staging}/python3")
-    fs.symlink("python", f"{staging}/{interpreter.directory_name}")
+    # A free-threaded build has both names: python3.13 and python3.13t.
+    for name in sorted({f"python{interpreter.short_version}", interpreter.directory_name}):
+        fs.symlink("python", f"{staging}/{name}")
     fs.symlink("lib", f"{staging}/lib64")
     fs.write_file(f"{staging}/sentinel", b"", mode=0o444)
     try:
