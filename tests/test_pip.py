@@ -1,22 +1,30 @@
 """What pip is run with, and what its configuration says of fetching."""
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+import pip as installed_pip
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vrfstore.errors import ResolutionError
 from vrfstore.model import Interpreter
+from vrfstore.requirements import pip_starter
 from vrfstore.requirements.pip import (
     PipSettings,
     configuration_files,
     environment,
     last_line,
     parse_settings,
+    run_for_target,
 )
+from vrfstore.requirements.targets import Target
+from vrfstore.target import marker_environment, resolver_options
 
 
 def interpreter(executable: str, prefix: str, *, virtual: bool = False) -> Interpreter:
@@ -262,3 +270,111 @@ def test_the_configuration_of_a_venv_is_its_own() -> None:
 )
 def test_the_last_line_that_says_something_is_pip_s_message(text: str, expected: str) -> None:
     assert last_line(text) == expected
+
+
+# --- for a target
+
+
+def target(**changes: object) -> Target:
+    values = {field.name: getattr(BASE, field.name) for field in fields(BASE)}
+    return Target(**values | {"version": "3.12.3", "platform": "linux-aarch64", "magic": ""} | changes)
+
+
+RUNNER = os.path.join(os.path.dirname(installed_pip.__file__), "__pip-runner__.py")
+STARTER = str(pip_starter.__file__)
+
+
+def test_pip_for_a_target_reads_the_configuration_of_our_own_python(tmp_path: Path) -> None:
+    variables = {name: value for name, value in environment().items() if name != "PIP_CONFIG_FILE"}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-B",
+            STARTER,
+            RUNNER,
+            sys.prefix,
+            "{}",
+            str(tmp_path),
+            "config",
+            "debug",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=variables,
+    )
+    assert f"{sys.prefix}/pip.conf, exists" in done.stdout
+    assert f"{sys.prefix}/pip.conf" in configuration_files(target(prefix="/opt/image"))
+
+
+def pip_with(root: Path, markers: str) -> str:
+    """Write a pip that says what it was started with, and return its runner."""
+    packaging = root / "pip/_vendor/packaging"
+    packaging.mkdir(parents=True)
+    for directory in (root / "pip", root / "pip/_vendor", packaging):
+        (directory / "__init__.py").touch()
+    (packaging / "markers.py").write_text(markers)
+    runner = root / "pip/__pip-runner__.py"
+    runner.write_text(
+        "import json, sys\n"
+        "from pip._vendor.packaging.markers import default_environment\n"
+        "print(json.dumps([sys.argv[1:], default_environment(), sys.prefix, sys.path, sorted(sys.modules)]))\n"
+    )
+    return str(runner)
+
+
+MARKERS = "def default_environment():\n    return {}\n"
+
+
+def test_pip_for_a_target_is_lent_its_markers_and_sees_nothing_else(tmp_path: Path) -> None:
+    done = run_for_target(
+        target(), pip_with(tmp_path, MARKERS), ["install", "--dry-run"], installed="/nowhere/installed"
+    )
+    assert done.returncode == 0, done.stderr
+    arguments, markers, prefix, path, modules = json.loads(done.stdout)
+    assert arguments == ["install", *resolver_options(target()), "--dry-run"]
+    assert markers == marker_environment(target())
+    assert prefix == sys.prefix
+    assert path[-1] == "/nowhere/installed"
+    assert not [entry for entry in path if entry.endswith("-packages")]
+    assert str(tmp_path) not in path
+    assert "site" not in modules
+
+
+@pytest.mark.parametrize("markers", ["", "default_environment = None\n", "import nothing_of_that_name\n"])
+def test_a_pip_that_is_not_known_well_enough_is_not_started(tmp_path: Path, markers: str) -> None:
+    with pytest.raises(ResolutionError) as caught:
+        run_for_target(target(), pip_with(tmp_path, markers), ["install"], installed=str(tmp_path))
+    assert (caught.value.kind, caught.value.exit_code) == ("resolver-target", 11)
+    assert caught.value.message == (
+        "pip did not resolve for the target: nothing is known of how it evaluates environment markers"
+    )
+
+
+@pytest.mark.parametrize("markers", [MARKERS, ""], ids=["known", "unknown"])
+def test_the_starter_lends_before_pip_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], markers: str
+) -> None:
+    for name in ("prefix", "exec_prefix", "argv"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    for name in ("meta_path", "path"):
+        monkeypatch.setattr(sys, name, list(getattr(sys, name)))
+    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "pip"}
+    for name in ours:
+        del sys.modules[name]
+    arguments = (pip_with(tmp_path, markers), "/a/prefix", '{"os_name": "lent"}', "/installed", "list")
+    try:
+        if markers:
+            pip_starter.main(*arguments)
+            said = json.loads(capsys.readouterr().out)
+            assert (said[0], said[1], said[2]) == (["list"], {"os_name": "lent"}, "/a/prefix")
+        else:
+            with pytest.raises(SystemExit) as caught:
+                pip_starter.main(*arguments)
+            assert caught.value.code == 64
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "pip"]:
+            del sys.modules[name]
+        sys.modules.update(ours)

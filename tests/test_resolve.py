@@ -5,9 +5,11 @@ few captured ones for what a loopback index cannot do.
 """
 
 import hashlib
+import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from vrfstore.model import Interpreter, LockedWheel
 from vrfstore.requirements import pip
 from vrfstore.requirements.parse import parse
 from vrfstore.requirements.resolve import lock_from_report, resolution_error, without_credentials
+from vrfstore.requirements.targets import Target, check_environment, write_installed
+from vrfstore.target import marker_environment
 
 FILE = "project/requirements.vrf"
 RUNNER = os.path.join(os.path.dirname(installed_pip.__file__), "__pip-runner__.py")
@@ -431,3 +435,49 @@ SECRET = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=8)
 def test_no_secret_survives(user: str, password: str) -> None:
     cleaned = without_credentials(f"https://{user}:{password}@index.example/A.whl#{password}")
     assert cleaned == "https://index.example/A.whl" == without_credentials(cleaned)
+
+
+# --- for a target
+
+TARGET = Target(
+    **{field.name: getattr(INTERPRETER, field.name) for field in fields(INTERPRETER)}
+    | {"version": "3.12.3", "platform": "linux-aarch64", "magic": "", "libc": "glibc 2.31"}
+    | {"base": (("a-b", "1!2.0+local"), ("numpy", "1.26.4"))}
+)
+
+
+def test_a_report_for_the_target_is_taken() -> None:
+    check_environment({"environment": marker_environment(TARGET)}, TARGET)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"python_version": "3.11"}, "python_version was '3.11', and is '3.12'"),
+        ({"os_name": "nt", "python_version": "3.11"}, "os_name was 'nt', and is 'posix'"),
+        ({"a_new_marker": "x"}, "a_new_marker was 'x', and is None"),
+    ],
+)
+def test_a_report_for_somebody_else_is_refused(changes: dict[str, str], said: str) -> None:
+    with pytest.raises(ResolutionError) as caught:
+        check_environment({"environment": marker_environment(TARGET) | changes}, TARGET)
+    assert (caught.value.kind, caught.value.exit_code) == ("resolver-target", 11)
+    assert caught.value.message == f"pip did not resolve for the target: {said}"
+
+
+@pytest.mark.parametrize("report", [{}, {"environment": None}, {"environment": []}])
+def test_a_report_that_does_not_say_for_whom_is_refused(report: dict[str, Any]) -> None:
+    with pytest.raises(ResolutionError, match="implementation_name was None, and is 'cpython'"):
+        check_environment(report, TARGET)
+
+
+def test_what_a_target_has_looks_installed(tmp_path: Path) -> None:
+    write_installed(TARGET, str(tmp_path / "installed"))
+    found = importlib.metadata.distributions(path=[str(tmp_path / "installed")])
+    assert sorted((each.metadata["Name"], each.version) for each in found) == list(TARGET.base)
+
+
+def test_a_target_is_told_apart_by_its_identity() -> None:
+    assert TARGET.identity.pop("target") is True
+    assert "target" not in INTERPRETER.identity
+    assert "libc" not in TARGET.identity

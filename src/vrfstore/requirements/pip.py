@@ -1,7 +1,8 @@
 """Running pip for a base interpreter: our own copy of it, or the newest that runs there.
 
 pip is started as the base (``BASE …/pip/__pip-runner__.py``), so that it sees what the base has, with the
-user's own configuration and ``PIP_*`` variables but for those that would change what is asked.
+user's own configuration and ``PIP_*`` variables but for those that would change what is asked. For a target, which
+is not here, our own copy runs on our own Python.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from dataclasses import dataclass
 from vrfstore import codec, fs
 from vrfstore.errors import PackageIndexError, UsageError
 from vrfstore.model import Digest, Interpreter
+from vrfstore.requirements.targets import Target, unknown_pip
 from vrfstore.store import leases
 from vrfstore.store.memos import replace
 from vrfstore.store.store import Store
+from vrfstore.target import marker_environment, resolver_options
 
-__all__ = ["PipSettings", "pip_for", "run", "settings"]
+__all__ = ["PipSettings", "pip_for", "run", "run_for_target", "settings"]
 
 _RUNNER = "pip/__pip-runner__.py"
+_STARTER = os.path.join(os.path.dirname(__file__), "pip_starter.py")
+_STARTER_FAILED = 64
 
 # These say what to install, how and where to, which is ours to say; everything else is the user's.
 _OURS = frozenset(
@@ -88,17 +93,18 @@ def environment(scratch: str | None = None) -> dict[str, str]:
 
 
 def configuration_files(interpreter: Interpreter) -> tuple[str, ...]:
-    """Return the files that have a say when pip runs on ``interpreter``, there or not (pip's user guide).
+    """Return the files that have a say when pip runs for ``interpreter``, there or not (pip's user guide).
 
     Those are its configuration files, and the constraints that a variable names.
     """
     home = os.path.expanduser("~")
     named = os.environ.get("PIP_CONFIG_FILE")
-    prefix = (
-        os.path.dirname(os.path.dirname(interpreter.executable))
-        if interpreter.virtual
-        else interpreter.prefix
-    )
+    if isinstance(interpreter, Target):
+        prefix = sys.prefix
+    elif interpreter.virtual:
+        prefix = os.path.dirname(os.path.dirname(interpreter.executable))
+    else:
+        prefix = interpreter.prefix
     shared = os.environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(os.pathsep)
     own = os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
     return (
@@ -150,8 +156,40 @@ def run(
         scratch: A directory for its temporary files.
     """
     # -I: no user site, no PYTHON* variables. -B: the pip may lie in a sealed entry.
+    return _run([python, "-I", "-B", pip, *arguments], scratch)
+
+
+def run_for_target(
+    target: Target, pip: str, arguments: Sequence[str], *, installed: str, scratch: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a pip on our own Python for another, and return how it ended.
+
+    Args:
+        target: Whom for.
+        pip: The path of its ``__pip-runner__.py``.
+        arguments: What follows ``pip``: a command that chooses wheels, and its options.
+        installed: The directory of what it is to take for installed; nothing else is.
+        scratch: A directory for its temporary files.
+
+    Raises:
+        ResolutionError: This pip is not known well enough (``resolver-target``).
+    """
+    variables = codec.dumps(marker_environment(target)).decode()
+    command, *rest = arguments
+    done = _run(
+        # -S: what is installed beside our pip is not what the target has.
+        [sys.executable, "-I", "-S", "-B", _STARTER, pip, sys.prefix, variables, installed,
+         command, *resolver_options(target), *rest],
+        scratch,
+    )  # fmt: skip
+    if done.returncode == _STARTER_FAILED:
+        raise unknown_pip(last_line(done.stderr))
+    return done
+
+
+def _run(command: Sequence[str], scratch: str | None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [python, "-I", "-B", pip, *arguments],
+        command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -163,7 +201,7 @@ def run(
 
 @contextmanager
 def pip_for(store: Store, interpreter: Interpreter) -> Iterator[str]:
-    """Give the path of a ``__pip-runner__.py`` that runs on ``interpreter``.
+    """Give the path of a ``__pip-runner__.py`` that runs on ``interpreter``; for a target, on our own Python.
 
     That is the pip that vrfstore was installed with. Where it is too new for that Python, the newest that is
     not is fetched into the store, as an entry, and leased while it is used.
@@ -171,6 +209,9 @@ def pip_for(store: Store, interpreter: Interpreter) -> Iterator[str]:
     Raises:
         PackageIndexError: It cannot be fetched.
     """
+    if isinstance(interpreter, Target):
+        yield _own_pip()
+        return
     from packaging.specifiers import SpecifierSet  # noqa: PLC0415 - 20 ms that a hit does not pay
 
     needs = importlib.metadata.metadata("pip")["Requires-Python"] or ""
@@ -245,13 +286,14 @@ def last_line(text: str) -> str:
 
 
 def settings(store: Store, interpreter: Interpreter) -> PipSettings:
-    """Return what pip's own configuration says of indexes, certificates and proxies when it runs on ``interpreter``.
+    """Return what pip's own configuration says of indexes, certificates and proxies when it runs for ``interpreter``.
 
     pip is asked for it, rather than its files read, because where they are and which of them wins is its own
     affair. Without an answer there are only defaults.
     """
+    python = sys.executable if isinstance(interpreter, Target) else interpreter.executable
     with pip_for(store, interpreter) as runner:
-        return parse_settings(run(interpreter.executable, runner, ["config", "list"]).stdout)
+        return parse_settings(run(python, runner, ["config", "list"]).stdout)
 
 
 def parse_settings(listing: str) -> PipSettings:

@@ -27,6 +27,7 @@ from vrfstore.errors import (
 )
 from vrfstore.model import Interpreter, Lock, LockedWheel, Requirement, Requirements, parse_digest
 from vrfstore.requirements import pip
+from vrfstore.requirements.targets import Target, check_environment, write_installed
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
 
@@ -39,7 +40,13 @@ _UNSUITABLE = re.compile(r"none of the wheel's tags|No sources permitted|require
 
 
 def resolve(
-    store: Store, lease: Lease, requirements: Requirements, interpreter: Interpreter, log: str
+    store: Store,
+    lease: Lease,
+    requirements: Requirements,
+    interpreter: Interpreter,
+    log: str,
+    *,
+    isolated: bool = False,
 ) -> Lock:
     """Resolve requirements for an interpreter and what it already has.
 
@@ -47,11 +54,13 @@ def resolve(
         store: Where pip's files go, and where an older pip is fetched to if this Python needs one.
         lease: Names the files in tmp/.
         requirements: What is asked for; not empty.
-        interpreter: The base.
+        interpreter: The base; a target is not started.
         log: Where pip's own words are kept if it fails.
+        isolated: What it already has does not count.
 
     Raises:
-        ResolutionError: There is no such package, version, or wheel, or they conflict.
+        ResolutionError: There is no such package, version, or wheel, or they conflict; or pip resolved for
+            somebody else than a target (``resolver-target``).
         PackageIndexError: The index did not answer.
         WheelError: A hash does not match.
     """
@@ -63,13 +72,18 @@ def resolve(
     try:
         fs.write_file(asked, requirements.canonical.encode())
         with pip.pip_for(store, interpreter) as runner:
-            done = pip.run(
-                interpreter.executable,
-                runner,
-                ["install", "--dry-run", "--quiet", "--only-binary", ":all:", "--report", report,
-                 "--log", words, "--requirement", asked],
-                scratch=directory,
-            )  # fmt: skip
+            arguments = [
+                "install", "--dry-run", "--quiet", "--only-binary", ":all:", "--report", report,
+                "--log", words, "--requirement", asked, *(["--ignore-installed"] if isolated else []),
+            ]  # fmt: skip
+            if isinstance(interpreter, Target):
+                installed = f"{directory}/installed"
+                write_installed(interpreter, installed)
+                done = pip.run_for_target(
+                    interpreter, runner, arguments, installed=installed, scratch=directory
+                )
+            else:
+                done = pip.run(interpreter.executable, runner, arguments, scratch=directory)
         if done.returncode != 0:
             kept = _keep(words, log)
             text = _read(words) or done.stderr
@@ -77,7 +91,10 @@ def resolve(
             error.log = kept
             raise error
         with open(report, encoding="utf-8") as stream:
-            return lock_from_report(json.load(stream), interpreter)
+            resolved = json.load(stream)
+        if isinstance(interpreter, Target):
+            check_environment(resolved, interpreter)
+        return lock_from_report(resolved, interpreter)
     finally:
         fs.remove_tree(directory)
 
@@ -203,12 +220,15 @@ def _missing(
         )
     skipped = (_normal(line) for line in log.splitlines() if _UNSUITABLE.search(line))
     if any(re.search(rf"(^|[^a-z0-9-]){re.escape(name)}-\d", line) for line in skipped):
+        target = isinstance(interpreter, Target)
+        libc = f" with {interpreter.libc}" if target else ""
         return ResolutionError(
-            f"{name}{brought} has no wheel for Python {interpreter.version} on {interpreter.platform}",
+            f"{name}{brought} has no wheel for Python {interpreter.version} on {interpreter.platform}{libc}",
             kind="no-wheel",
             path=path,
             line=line,
-            hint="choose another version or package; vrfstore installs wheels only",
+            hint="choose another version or package; vrfstore installs wheels only"
+            + ("; if the target's C library is newer, say so in its file" if target else ""),
         )
     return ResolutionError(
         f"there is no package {name} on the index{brought.rstrip(',')}",
