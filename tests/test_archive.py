@@ -136,7 +136,7 @@ class Draft:
         }
         value = {
             "format": "vrfstore-archive",
-            "schema": 1,
+            "schema": 2,
             "entries": [entry],
             "environments": [],
             "locks": [],
@@ -522,26 +522,38 @@ def with_entry(**changes: Any) -> Callable[[Json], Json]:
 
 
 TARGET = {"implementation": "cpython", "python": "3.11", "cache_tag": "x", "abi_flags": "", "platform": "x"}
+OPTIONS: Json = {
+    "isolated": False,
+    "user_site": False,
+    "prompt": None,
+    "allow_collisions": False,
+    "materialize": [],
+}
 
 
 def contents() -> list[Hostile]:
     def refused(label: str, words: str, change: Callable[[Json], object]) -> Hostile:
         return Hostile(label, lambda: draft(contents=change).data(), "archive-contents", words)
 
-    environment = {"target": TARGET, "lock": "0" * 64, "wheels": [draft().digest]}
+    environment = {"target": TARGET, "lock": "0" * 64, "wheels": [draft().digest], "options": OPTIONS}
     lock = {"digest": "0" * 64, "size": 1}
+
+    def linked_with(label: str, words: str, **options: object) -> Hostile:
+        made = environment | {"options": OPTIONS | options}
+        return refused(label, words, lambda value: value | {"locks": [lock], "environments": [made]})
+
     return [
         refused("no JSON", "cannot be read", lambda _: b"{"),
         refused("no UTF-8", "cannot be read", lambda _: b'"\xff"\n'),
         refused("nested", "cannot be read", lambda _: b"[" * 100_000 + b"\n"),
         refused("a list", "cannot be read", lambda _: []),
         refused("another format", "not in the form", lambda value: value | {"format": "x"}),
-        refused("another schema", "schema 2", lambda value: value | {"schema": 2}),
+        refused("another schema", "schema 1", lambda value: value | {"schema": 1}),
         refused("white space", "not in the form", lambda value: canonical(value).replace(b",", b", ", 1)),
         refused("one more key", "not in the form", lambda value: value | {"x": 1}),
         refused("one more field", "cannot be read", with_entry(x=1)),
         refused(
-            "a key twice", "not in the form", lambda value: canonical(value).replace(b"{", b'{"schema":1,', 1)
+            "a key twice", "not in the form", lambda value: canonical(value).replace(b"{", b'{"schema":2,', 1)
         ),
         refused(
             "infinity",
@@ -594,6 +606,35 @@ def contents() -> list[Hostile]:
             "no interpreter",
             lambda value: (
                 value | {"locks": [lock], "environments": [environment | {"target": TARGET | {"python": 3}}]}
+            ),
+        ),
+        linked_with("a flag that is a number", "make no sense", isolated=1),
+        linked_with("a flag that is nothing", "make no sense", user_site=None),
+        linked_with("a flag that is a word", "make no sense", allow_collisions="no"),
+        linked_with("options that contradict each other", "make no sense", isolated=True, user_site=True),
+        linked_with("a prompt of nothing", "cannot be shown", prompt=""),
+        linked_with("a prompt that is a number", "cannot be shown", prompt=7),
+        linked_with("a prompt of two lines", "cannot be shown", prompt="a\nhome = /tmp"),
+        linked_with("a prompt that moves the cursor", "cannot be shown", prompt="\x1b[2J"),
+        linked_with("a prompt of half a character", "cannot be shown", prompt="\ud800"),
+        linked_with("a prompt without end", "cannot be shown", prompt="x" * 1001),
+        linked_with("copies of another wheel", "does not have", materialize=["numpy"]),
+        linked_with("copies of everything", "does not have", materialize=["*"]),
+        linked_with("copies of a number", "does not have", materialize=[7]),
+        linked_with("copies of a list", "does not have", materialize=[["demo"]]),
+        linked_with("copies twice", "not in order", materialize=["demo", "demo"]),
+        linked_with("copies that are a word", "not in the form", materialize="demo"),
+        linked_with("copies that are none", "cannot be read", materialize=None),
+        linked_with("an unknown option", "cannot be read", sudo=True),
+        refused(
+            "no options",
+            "cannot be read",
+            lambda value: (
+                value
+                | {
+                    "locks": [lock],
+                    "environments": [{key: environment[key] for key in ("target", "lock", "wheels")}],
+                }
             ),
         ),
         refused(

@@ -443,6 +443,6 @@ def test_two_wheels_that_share_a_package_are_expected_as_they_were_linked(
         / f"lib/{record.library}/site-packages/shared/b.py"
     )
     swapped(place, a_file)
-    assert {kind for kind, _ in wrong(store, record)} == {"changed"}
-    assert verify(store, mend=True).sound
-    assert place.read_text() == ""
+    # Its directory is watched: what differs there is somebody's own, and the next link makes a new environment.
+    assert wrong(store, record) == set()
+    assert not records.unchanged(store.layout, record)

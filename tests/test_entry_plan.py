@@ -81,10 +81,10 @@ def test_a_directory_of_packages_without_init_is_a_namespace_and_real() -> None:
     )
 
 
-def test_a_directory_inside_a_namespace_is_real_only_where_another_wheel_brings_it_too() -> None:
+def test_a_directory_with_modules_inside_a_namespace_is_a_namespace() -> None:
     assert site("space/inner/one/__init__.py", "space/inner/loose.py") == (
-        {"space": {"inner": {"": 0, "loose.py": "", "one": 1}}},
-        ["space/inner", "space/inner/one"],
+        {"space": {"inner": {"loose.py": "", "one": 0}}},
+        ["space/inner/one"],
     )
 
 
@@ -153,21 +153,23 @@ def test_shared_directories_of_data_are_real_and_others_are_links() -> None:
         "data/share/man/man1/tool.1",
         "data/share/jupyter/kernels/one/kernel.json",
         "data/share/tool/inner/template",
+        *(f"data/share/large/{number}" for number in range(9)),
         "data/etc/jupyter/config.d/tool.json",
         "data/notes.txt",
         "data/var/state",
     )
     numbers = {path: number for number, (_, path) in enumerate(links)}
-    assert set(numbers) == {"share/jupyter/kernels/one", "share/tool", "var"}
+    assert set(numbers) == {"share/jupyter/kernels/one", "share/large", "share/tool/inner", "var"}
     assert trees["data"] == {
         "notes.txt": "",
         "etc": {"jupyter": {"config.d": {"tool.json": ""}}},
         "share": {
-            "jupyter": {"kernels": {"one": numbers["share/jupyter/kernels/one"]}},
+            "jupyter": {"kernels": {"one": {"": numbers["share/jupyter/kernels/one"], "kernel.json": ""}}},
+            "large": numbers["share/large"],
             "man": {"man1": {"tool.1": ""}},
-            "tool": numbers["share/tool"],
+            "tool": {"inner": {"": numbers["share/tool/inner"], "template": ""}},
         },
-        "var": numbers["var"],
+        "var": {"": numbers["var"], "state": ""},
     }
 
 
@@ -319,7 +321,7 @@ def test_a_record_has_links_then_the_wheel_s_own_files_then_what_was_made() -> N
     record, links = ready_record(files, trees, ready=ready, record=f"{DIST_INFO}/RECORD")
     rows = rows_of(record)
     assert links == 3
-    assert rows[:links] == [["../../../var", "", ""], ["docs", "", ""], ["pkg", "", ""]]
+    assert rows[:links] == [["../../../var/inner", "", ""], ["docs", "", ""], ["pkg", "", ""]]
     assert [row[0] for row in rows[links:]] == [
         "../../../var/inner/state",
         "docs/index.html",

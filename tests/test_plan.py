@@ -7,12 +7,21 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vrfstore.errors import CollisionError
-from vrfstore.linker.plan import SENTINEL, EnvironmentPlan, plan_environment
-from vrfstore.model import Digest, EntryPlan, EntryReference, Interpreter
+from vrfstore.linker.activation import activation_scripts
+from vrfstore.linker.plan import (
+    NAMESPACES_PTH,
+    SENTINEL,
+    USER_SITE_PTH,
+    EnvironmentPlan,
+    merge,
+    plan_environment,
+    settled,
+)
+from vrfstore.model import Digest, EntryPlan, EntryReference, Interpreter, Libraries, LinkOptions
 from vrfstore.store.entry_plan import link_target, ready_record, scheme_trees
 from vrfstore.store.layout import entry_directory
 from vrfstore.store.manifest import StoredFile
@@ -32,6 +41,8 @@ INTERPRETER = Interpreter(
     base=(),
 )
 LINKS = "interpreters/abc"
+USUAL = LinkOptions()
+NONE = Libraries({})
 SITE = "lib/python3.11/site-packages"
 PLACES = {
     "site-packages": SITE,
@@ -70,7 +81,11 @@ def sha256(text: str) -> str:
 
 
 def wheel(
-    name: str, *files: str | tuple[str, str], entry_points: Iterable[str] = (), namespaces: Iterable[str] = ()
+    name: str,
+    *files: str | tuple[str, str],
+    entry_points: Iterable[str] = (),
+    namespaces: Iterable[str] = (),
+    libraries: Libraries = NONE,
 ) -> Wheel:
     """A wheel with these ``<scheme>/<path>``, or pairs of it and a content; ``site-packages/`` may be left out."""
     contents: dict[str, str] = {}
@@ -109,6 +124,7 @@ def wheel(
         trees=trees,
         record_links=record_links,
         record_ready="headers" not in trees,
+        libraries=libraries,
     )
     return Wheel(
         plan=plan,
@@ -126,7 +142,11 @@ def environment_path(place: str) -> str:
 
 
 def plan_for(
-    wheels: Sequence[Wheel], interpreter: Interpreter = INTERPRETER, asked: list[str] | None = None
+    wheels: Sequence[Wheel],
+    interpreter: Interpreter = INTERPRETER,
+    asked: list[str] | None = None,
+    options: LinkOptions = USUAL,
+    real: Sequence[str] = (),
 ) -> EnvironmentPlan:
     """Plan; ``asked`` collects whose manifests were read."""
     hashes = {
@@ -138,8 +158,15 @@ def plan_for(
             asked.append(entry.reference.name)
         return hashes[entry.reference.name]
 
+    plans = [wheel.plan for wheel in wheels]
     return plan_environment(
-        [wheel.plan for wheel in wheels], interpreter, interpreter_links=LINKS, hashes_of=hashes_of
+        plans,
+        interpreter,
+        merge(plans, settled(options, [plan.reference.name for plan in plans])),
+        place="/store/environments/key",
+        interpreter_links=LINKS,
+        hashes_of=hashes_of,
+        real=real,
     )
 
 
@@ -154,23 +181,42 @@ class Farm:
 
     plan: EnvironmentPlan
     wheels: Sequence[Wheel]
+    options: LinkOptions = USUAL
+
+    @property
+    def composites(self) -> Mapping[str, Sequence[Wheel]]:
+        """The members of each composite, in their order, by its path in the store."""
+        by_name = {wheel.name: wheel for wheel in self.wheels}
+        merged = merge([wheel.plan for wheel in self.wheels], self.options)
+        return {
+            f"entries/{composite.reference.directory}": [
+                by_name[member.reference.name] for member in composite.members
+            ]
+            for composite in merged.composites
+        }
 
     @property
     def directory_links(self) -> Mapping[str, tuple[Wheel, str]]:
         """For each directory link: whose it is, and the path in the entry where it leads."""
         numbered = {
-            f"{wheel.root}/{link}": (wheel, scheme, path)
+            f"{wheel.root}/{link}": (wheel, wheel.root, scheme, path)
             for wheel in self.wheels
             for link, (scheme, path) in wheel.links.items()
         }
+        for root, members in self.composites.items():
+            for number, member in enumerate(members):
+                for link, (scheme, path) in member.links.items():
+                    if scheme == "site-packages":
+                        source = f"{root}/links/{number}/{link.removeprefix('links/')}"
+                        numbered[source] = (member, root, scheme, path)
         found = {}
         for source, place in self.plan.links:
             if source in numbered:
-                wheel, scheme, path = numbered[source]
-                target = link_target(wheel.plan.reference.directory, scheme, path)
+                wheel, root, scheme, path = numbered[source]
+                target = link_target(posixpath.basename(root), scheme, path)
                 absolute = posixpath.normpath(f"environments/key/{posixpath.dirname(place)}/{target}")
-                assert absolute.startswith(f"{wheel.root}/")
-                found[place] = (wheel, absolute.removeprefix(f"{wheel.root}/"))
+                assert absolute.startswith(f"{root}/")
+                found[place] = (wheel, absolute.removeprefix(f"{root}/"))
         return found
 
     @property
@@ -191,12 +237,23 @@ class Farm:
         written = {record.path: record.source for record in self.plan.records}
         links = self.directory_links
         if place in sources or place in written:
-            source = sources.get(place) or written[place]
-            owner = next(wheel for wheel in self.wheels if source.startswith(f"{wheel.root}/"))
-            return owner.contents[source.removeprefix(f"{owner.root}/")]
+            root, path = split_source(sources.get(place) or written[place])
+            owners = self.composites.get(root) or [wheel for wheel in self.wheels if wheel.root == root]
+            return next(owner.contents[path] for owner in reversed(owners) if path in owner.contents)
         link = next(above for above in ancestors(place) if above in links)
         owner, target = links[link]
         return owner.contents[target + place.removeprefix(link)]
+
+
+def normal(row: str) -> str:
+    """A path as RECORD has it, in one form: what is in site-packages may be named by way of the prefix."""
+    return posixpath.relpath(posixpath.normpath(f"{SITE}/{row}"), SITE)
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """``entries/<directory>`` and the path in it."""
+    part, directory, path = source.split("/", 2)
+    return f"{part}/{directory}", path
 
 
 # --- generated wheels
@@ -231,6 +288,7 @@ OTHER_FILES = (
     "data/bin/helper",
     "data/lib/python3.11/site-packages/module.py",
     "data/lib/python3.11/site-packages/pkg/extra.py",
+    "data/lib/native/libnative.so",
     "data/notes.txt",
     "scripts/helper",
     "scripts/tool",
@@ -249,6 +307,13 @@ def wheels(draw: st.DrawFn) -> Wheel:
         (path, draw(st.sampled_from(["same", "same", "same", "same", "same", "other"]))) for path in chosen
     ]
     headers = draw(st.booleans())
+    shipped: dict[str, tuple[str, ...]] = (
+        {"pkg.libs": ("libpkg.so.1",)} if "pkg.libs/libpkg.so.1" in chosen else {}
+    )
+    # Through a composite, and through directories that are real.
+    escapes = draw(st.sampled_from([(), (), ("pkg.libs",), ("../../../lib/native",)]))
+    if "data/lib/native/libnative.so" in chosen:
+        shipped["../../../lib/native"] = ("libnative.so",)
     name = draw(st.sampled_from(["alpha", "beta", "gamma", "delta"]))
     return wheel(
         name,
@@ -256,6 +321,7 @@ def wheels(draw: st.DrawFn) -> Wheel:
         *([f"headers/{name}/{name}.h"] if headers else []),
         entry_points=draw(st.sampled_from([(), (), ("tool",)])),
         namespaces=draw(st.sampled_from([(), ("style",)])),
+        libraries=Libraries(shipped, (), tuple(escape for escape in escapes if escape not in shipped)),
     )
 
 
@@ -278,9 +344,9 @@ def contradictions(found: Sequence[Wheel]) -> set[str]:
     }
 
 
-def outcome(found: Sequence[Wheel]) -> EnvironmentPlan | CollisionError:
+def outcome(found: Sequence[Wheel], options: LinkOptions = USUAL) -> EnvironmentPlan | CollisionError:
     try:
-        return plan_for(found)
+        return plan_for(found, options=options)
     except CollisionError as error:
         return error
 
@@ -297,6 +363,9 @@ def planned(check: Callable[[Farm], None]) -> Callable[[], None]:
     return law
 
 
+MATERIALIZED = st.sampled_from([("alpha",), ("alpha", "beta"), ("*",)])
+
+
 # --- laws
 
 
@@ -307,6 +376,63 @@ def test_the_order_of_the_wheels_does_not_matter(data: st.DataObject, found: lis
         assert str(one) == str(other)
     else:
         assert one == other
+
+
+@given(found=ENVIRONMENTS, names=MATERIALIZED)
+def test_what_is_materialized_is_the_same_at_the_same_places_and_real(
+    found: list[Wheel], names: tuple[str, ...]
+) -> None:
+    there = [made.name for made in found]
+    wanted = LinkOptions(materialize=names if names == ("*",) else tuple(set(names) & set(there)))
+    options = settled(wanted, there)
+    result = outcome(found, options)
+    assert isinstance(result, CollisionError) == bool(contradictions(found))
+    if isinstance(result, CollisionError):
+        return
+    farm = Farm(result, found, options)
+    copies = {path for _, path in result.copies}
+    for made, place, content in brought(found):
+        seen = farm.read(place)
+        assert seen == content or (
+            posixpath.dirname(place) in made.namespaces and seen.startswith(NAMESPACE_INIT)
+        )
+        if made.name in options.materialize and ".dist-info/" not in place:
+            assert set(ancestors(place)) <= {"", *result.directories}
+            others = {other.name for other, at, _ in brought(found) if at == place} - set(options.materialize)
+            generated = dict(made.places)[place].startswith("links/")
+            assert place in copies or others or generated
+
+
+@given(found=ENVIRONMENTS)
+def test_with_collisions_allowed_the_last_by_name_wins(found: list[Wheel]) -> None:
+    # A wheel that is at odds with itself has no last.
+    assume(all(len(dict(made.places)) == len(made.places) for made in found))
+    result = outcome(found, LinkOptions(allow_collisions=True))
+    if isinstance(result, CollisionError):
+        # A file and a directory cannot be at one place, whoever wins.
+        assert any(
+            above in {at for _, at, _ in brought(found)}
+            for _, at, _ in brought(found)
+            for above in ancestors(at)
+        )
+        return
+    farm = Farm(result, found)
+    for place in {place for _, place, _ in brought(found)}:
+        last = max((made for made, at, _ in brought(found) if at == place), key=lambda made: made.name)
+        seen = farm.read(place)
+        assert seen == last.contents[dict(last.places)[place]] or seen.startswith(NAMESPACE_INIT)
+
+
+@given(found=ENVIRONMENTS.filter(lambda found: not contradictions(found)), data=st.data())
+def test_directories_that_have_to_be_real_are_and_nothing_else_changes(
+    found: list[Wheel], data: st.DataObject
+) -> None:
+    usual = Farm(plan_for(found), found)
+    chosen = data.draw(st.lists(st.sampled_from(sorted(usual.directory_links) or ["share"]), unique=True))
+    farm = Farm(plan_for(found, real=chosen), found)
+    assert set(chosen) <= set(farm.plan.directories)
+    for _, place, _ in brought(found):
+        assert farm.read(place) == usual.read(place)
 
 
 @given(found=ENVIRONMENTS)
@@ -345,7 +471,8 @@ def test_nothing_is_at_two_things_at_once_and_parents_come_first(farm: Farm) -> 
 @planned
 def test_nothing_but_the_wheels_and_the_environment_itself_is_there(farm: Farm) -> None:
     plan = farm.plan
-    own = {"bin/python", "bin/python3", "bin/python3.11", "lib64", "pyvenv.cfg"}
+    own = {"bin/python", "bin/python3", "bin/python3.11", "lib64", "pyvenv.cfg", f"{SITE}/{USER_SITE_PTH}"}
+    own |= {f"bin/{name}" for name in activation_scripts("/x", None)}
     leaves = {path for _, path in (*plan.links, *plan.copies)}
     leaves |= {path for path, _ in plan.files} | {record.path for record in plan.records}
     assert {
@@ -394,7 +521,7 @@ def test_exactly_the_files_of_etc_are_copies(farm: Farm) -> None:
 
 
 @planned
-def test_a_sentinel_is_in_every_real_directory_of_site_packages_but_dist_info(farm: Farm) -> None:
+def test_a_sentinel_is_in_every_real_directory_above_a_directory_link(farm: Farm) -> None:
     marked = [
         (source, posixpath.dirname(path))
         for source, path in farm.plan.links
@@ -403,9 +530,8 @@ def test_a_sentinel_is_in_every_real_directory_of_site_packages_but_dist_info(fa
     assert sorted(marked) == [
         (f"{LINKS}/sentinel", directory)
         for directory in sorted(farm.plan.directories)
-        if directory.startswith(f"{SITE}/")
-        and not any(part.endswith(".dist-info") for part in directory.split("/"))
-        and posixpath.basename(directory) != "__pycache__"
+        if directory not in {"lib", "lib/python3.11", SITE}
+        and any(link.startswith(f"{directory}/") for link in farm.directory_links)
     ]
 
 
@@ -417,7 +543,7 @@ def test_every_record_names_exactly_the_directory_links_of_its_wheel(farm: Farm)
     for wheel in farm.wheels:
         path = f"{SITE}/{wheel.plan.dist_info}/RECORD"
         links = farm.links_by_wheel[wheel.name]
-        usual = links == wheel.record_links and wheel.plan.record_ready
+        usual = links == {normal(row) for row in wheel.record_links} and wheel.plan.record_ready
         assert (path in linked) == usual
         assert (path in written) != usual
         if usual:
@@ -425,7 +551,7 @@ def test_every_record_names_exactly_the_directory_links_of_its_wheel(farm: Farm)
         else:
             record = written[path]
             assert (record.source, record.skip) == (f"{wheel.root}/links/RECORD", wheel.plan.record_links)
-            assert record.folded == tuple(sorted(links))
+            assert sorted(normal(row) for row in record.folded) == sorted(links)
 
 
 @planned
@@ -448,7 +574,8 @@ def farm_of(*found: Wheel) -> Farm:
 def collision(*found: Wheel) -> CollisionError:
     with pytest.raises(CollisionError) as caught:
         plan_for(found)
-    assert (caught.value.kind, caught.value.hint) == ("collision", "ask for only one of them")
+    assert (caught.value.kind, caught.value.exit_code) == ("collision", 19)
+    assert "--allow-collisions" in str(caught.value.hint)
     return caught.value
 
 
@@ -543,13 +670,13 @@ def test_headers_lie_below_the_name_of_the_interpreter() -> None:
     plan = plan_for([alpha], free_threaded)
     site = "lib/python3.13t/site-packages"
     assert {path for source, path in plan.links if source.startswith(f"{alpha.root}/links/")} >= {
-        "include/site/python3.13t/alpha",
+        "include/site/python3.13/alpha",
         f"{site}/pkg",
     }
-    assert "include/site/python3.13t" in plan.directories
+    assert "include/site/python3.13" in plan.directories
     (record,) = plan.records
     assert record.path == f"{site}/alpha-1.0.dist-info/RECORD"
-    assert record.folded == ("../../../include/site/python3.13t/alpha", "pkg")
+    assert record.folded == ("../../../include/site/python3.13/alpha", "pkg")
     assert plan.library == "python3.13t"
 
 
@@ -632,12 +759,12 @@ def test_another_interpreter_s_name_is_free() -> None:
 
 
 def test_the_configuration_leads_to_the_real_base() -> None:
-    assert dict(farm_of().plan.files) == {
-        "pyvenv.cfg": b"home = /opt/python/bin\n"
+    assert dict(farm_of().plan.files)["pyvenv.cfg"] == (
+        b"home = /opt/python/bin\n"
         b"include-system-site-packages = true\n"
         b"version = 3.11.9\n"
         b"executable = /opt/python/bin/python3.11\n"
-    }
+    )
 
 
 VENV = replace(
@@ -656,16 +783,17 @@ def test_the_packages_of_a_venv_as_base_are_added_by_name() -> None:
     # site.py runs a line of a .pth that begins with "import".
     calls: list[str] = []
     for line in lines:
-        statement = line.removeprefix("import site; site.addsitedir(").removesuffix(")")
-        assert line == f"import site; site.addsitedir({statement})"
+        statement = line.rpartition("site.addsitedir(")[2].removesuffix(")")
+        assert line == f"import os, site; os.path.isdir({statement}) and site.addsitedir({statement})"
         calls.append(eval(statement))  # noqa: S307 - the repr of a string
     assert calls == list(VENV.site_directories)
 
 
-def test_the_pth_of_a_venv_as_base_is_nobody_elses() -> None:
+@pytest.mark.parametrize("name", ["_vrfstore_base.pth", USER_SITE_PTH, NAMESPACES_PTH])
+@pytest.mark.parametrize("interpreter", [INTERPRETER, VENV])
+def test_the_pths_of_an_environment_are_nobody_elses(name: str, interpreter: Interpreter) -> None:
     with pytest.raises(CollisionError, match="the environment itself both bring"):
-        plan_for([wheel("alpha", "_vrfstore_base.pth")], VENV)
-    plan_for([wheel("alpha", "_vrfstore_base.pth")])
+        plan_for([wheel("alpha", name)], interpreter)
 
 
 def test_directories_are_in_the_order_in_which_they_can_be_made() -> None:

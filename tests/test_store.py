@@ -388,7 +388,7 @@ def test_a_record_says_what_is_wrong_with_it(store: Store, wheel: Path) -> None:
     for damaged, kind in (
         (b"{", "record-unreadable"),
         (json.dumps(content | {"wheels": [[1]]}).encode(), "record-unreadable"),
-        (json.dumps(content | {"schema": 2}).encode(), "record-unknown"),
+        (json.dumps(content | {"schema": content["schema"] + 1}).encode(), "record-unknown"),
         (None, "record-missing"),
     ):
         path.unlink()

@@ -138,9 +138,14 @@ def said(python: str | None, *words: str) -> str:
 
 
 def environment_tree(store: Store, directory: str) -> dict[str, tuple[str, bytes]]:
-    """An environment without its record, which has inodes and times, and without bytecode."""
+    """An environment without its record, which has inodes and times, without bytecode and its own path."""
     found = tree(store.layout.of("environments", directory), without=("vrfstore.json",))
-    return {place: content for place, content in found.items() if "__pycache__" not in place}
+    here = store.root.encode()
+    return {
+        place: (mode, content.replace(here, b"STORE"))
+        for place, (mode, content) in found.items()
+        if "__pycache__" not in place
+    }
 
 
 # What arrives.

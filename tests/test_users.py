@@ -123,7 +123,14 @@ def use(root: Path, wheels: list[Path]) -> dict[str, object]:
 
 ALL_WELL = {"added": [True] * 5, "links": [], "findings": (), "problems": (), "left": []}
 
-LOOKING = [["list"], ["gc", "--dry-run"], ["verify"], ["doctor"], ["roots", "list"]]
+LOOKING = [
+    ["list"],
+    ["gc", "--dry-run"],
+    ["verify"],
+    ["doctor"],
+    ["roots", "list"],
+    ["env", "check", "--all"],
+]
 
 
 @pytest.mark.parametrize("looking", LOOKING, ids=" ".join)

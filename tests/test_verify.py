@@ -39,6 +39,7 @@ RICH = WheelSpec(
         "demo_kit/data/table.csv": "1,2\n",
         "demo_kit/native.so": b"\x7fELF",
         "demo_kit/empty.txt": b"",
+        "space/part/__init__.py": "",
         "space/part/module.py": "value = 1\n",
         "pile/__init__.py": "__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n",
         "pile/piece/__init__.py": "",

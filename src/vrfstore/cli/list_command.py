@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -31,14 +31,17 @@ Examples:
 def command(default_store: str | None, store: str | None, *, as_json: bool) -> None:
     """Show entries and environments, with their sizes.
 
-    The size of an environment is that of the wheels it links to; environments share them.
+    The size of an environment is that of the wheels it links to; environments share them. A composite is hard links
+    to the files of other entries, and takes next to nothing of its own.
     """
     opened = Store.open(store or default_store, to_look=True)
     entries: list[dict[str, Any]] = []
     sizes: dict[str, int] = {}
+    names: dict[str, str] = {}
     for entry in _entries(opened):
         entries.append(entry)
         sizes[str(entry["entry"])] = entry["bytes"]
+        names[str(entry["entry"])] = entry["name"]
     environments = list(_environments(opened, sizes))
     if as_json:
         render.print_json(
@@ -59,9 +62,9 @@ def command(default_store: str | None, store: str | None, *, as_json: bool) -> N
         )
         render.plain(render.table(("ENVIRONMENT", "PYTHON", "WHEELS", "SIZE", "USED"), rows) + "\n")
     if entries:
-        listed = ((str(entry["entry"]), render.size(entry["bytes"])) for entry in entries)
+        listed = ((_shown(entry, names), _size(entry)) for entry in entries)
         render.plain(render.table(("ENTRY", "SIZE"), listed) + "\n")
-    total = sum(entry["bytes"] for entry in entries)
+    total = sum(entry["bytes"] for entry in entries if not entry["members"])
     counted = (
         render.count(len(environments), "environment", "environments"),
         render.count(len(entries), "entry", "entries"),
@@ -83,7 +86,17 @@ def _entries(store: Store) -> Iterator[dict[str, Any]]:
             "version": plan.reference.version,
             "digest": plan.reference.digest,
             "bytes": plan.unpacked,
+            "members": list(plan.members),
         }
+
+
+def _shown(entry: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    merged = ", ".join(names.get(member, member) for member in entry["members"])
+    return f"{entry['entry']}  (composite of {merged})" if merged else str(entry["entry"])
+
+
+def _size(entry: Mapping[str, Any]) -> str:
+    return "shared" if entry["members"] else render.size(entry["bytes"])
 
 
 def _environments(store: Store, sizes: dict[str, int]) -> Iterator[dict[str, Any]]:
@@ -101,6 +114,7 @@ def _environments(store: Store, sizes: dict[str, int]) -> Iterator[dict[str, Any
             "python": f"{root}/bin/python",
             "python_version": record.interpreter["version"],
             "wheels": len(record.wheels),
+            "composites": [composite.directory for composite in record.composites],
             "bytes": sum(sizes.get(wheel.directory, 0) for wheel in record.wheels),
             "last_use": int(last_use),
             "unused_seconds": max(0, int(time.time() - last_use)),

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from vrfstore.errors import UsageError
+from vrfstore.linker.plan import ALL
+from vrfstore.model import LinkOptions
 
 __all__ = [
     "DURATION",
     "SIZE",
+    "farm_options",
     "json_option",
     "limit_options",
     "link_options",
     "store_option",
     "sync_option",
+    "target_option",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
@@ -99,6 +106,16 @@ def sync_option(function: _Function) -> _Function:
     )(function)
 
 
+def target_option(function: _Function) -> _Function:
+    """Take ``--target``."""
+    return click.option(
+        "--target",
+        metavar="FILE.json",
+        help="Link for an interpreter that is not here, which this file describes, instead of --python. Nothing of "
+        "it is started; its packages are seen only if the file lists them.",
+    )(function)
+
+
 def limit_options(function: _Function) -> _Function:
     """Take what is too much for one wheel."""
     for decorate in (
@@ -122,8 +139,62 @@ def limit_options(function: _Function) -> _Function:
     return function
 
 
-def link_options(function: _Function) -> _Function:
+def _materialized(asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the normalised names of ``--materialize``, which may be given several times and with commas."""
+    names = [name.strip() for word in asked for name in word.split(",") if name.strip()]
+    if "all" in names:
+        return (ALL,)
+    return tuple(sorted({re.sub(r"[-_.]+", "-", name).lower() for name in names}))
+
+
+def farm_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Take how an environment is linked, and pass it on as ``options``."""
+
+    @functools.wraps(function)
+    def collected(
+        *arguments: Any,
+        isolated: bool,
+        user_site: bool,
+        prompt: str | None,
+        allow_collisions: bool,
+        materialize: tuple[str, ...],
+        **rest: Any,
+    ) -> None:
+        if prompt is not None and not prompt.isprintable():
+            raise UsageError("a prompt may only have characters that can be printed", kind="prompt")
+        options = LinkOptions(
+            isolated=isolated,
+            user_site=user_site,
+            prompt=prompt or None,
+            allow_collisions=allow_collisions,
+            materialize=_materialized(materialize),
+        )
+        function(*arguments, options=options, **rest)
+
+    for decorate in (
+        click.option(
+            "--materialize",
+            multiple=True,
+            metavar="NAME[,NAME]",
+            help="Copy these packages instead of linking to them, or all: for what insists on its real path, or "
+            "writes beside itself.",
+        ),
+        click.option(
+            "--allow-collisions",
+            is_flag=True,
+            help="Where two wheels have different files at one place, let the last by name win.",
+        ),
+        click.option("--prompt", metavar="TEXT", help="What activation scripts show in the shell's prompt."),
+        click.option("--user-site", is_flag=True, help="See the user's own packages (~/.local) too."),
+        click.option("--isolated", is_flag=True, help="Do not see what the base interpreter has."),
+    ):
+        collected = decorate(collected)
+    return collected
+
+
+def link_options(function: Callable[..., None]) -> Callable[..., None]:
     """Take what decides about a link."""
+    function = farm_options(function)
     for decorate in (
         sync_option,
         click.option(

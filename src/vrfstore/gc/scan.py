@@ -16,7 +16,7 @@ from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
 from vrfstore.gc import roots
 from vrfstore.gc.policy import EnvironmentState, Snapshot
-from vrfstore.store import leases
+from vrfstore.store import externals, leases
 from vrfstore.store.layout import DEAD_PREFIX, DIGEST_LENGTHS, MEMO_SCHEMA, STAGING_PREFIX, Layout
 from vrfstore.store.store import Store
 
@@ -143,8 +143,7 @@ def _environments(store: Store, problems: list[str]) -> Iterator[tuple[str, Envi
             problems.append(f"environments/{name} is kept: {error}")
             yield name, EnvironmentState(last_use=0, entries=None, lock=None)
         else:
-            entries = frozenset(wheel.directory for wheel in record.wheels)
-            yield name, EnvironmentState(last_use=last_use, entries=entries, lock=record.lock)
+            yield name, EnvironmentState(last_use=last_use, entries=record.entries, lock=record.lock)
 
 
 def _times(layout: Layout, part: str, names: Iterable[str] | None = None) -> Iterator[tuple[str, float]]:
@@ -204,13 +203,29 @@ class _Protections:
                 self.keep_all.append("a root cannot be read")
             else:
                 self._roots.append(root)
+        self._external: list[externals.Registration] = []
+        for found in externals.registrations(store.layout):
+            if isinstance(found, StoreDamagedError):
+                problems.append(f"everything is kept: {found}")
+                self.keep_all.append("an external environment's registration cannot be read")
+            else:
+                self._external.append(found)
+
+    def _pinned(self) -> Iterator[tuple[str, str]]:
+        """Yield what roots and external environments name, and what says so."""
+        for root in self._roots:
+            pinned = f"environments/{root.environment}" if root.environment else f"entries/{root.entry}"
+            yield pinned, f"pinned by root {root.name}"
+        for found in self._external:
+            why = f"used by the environment {found.path}"
+            yield from ((f"entries/{reference.directory}", why) for reference in found.references)
+            yield from ((f"locks/{lock}", why) for lock in found.locks)
 
     def of(self, environments: Iterable[str], entries: Iterable[str]) -> dict[str, list[str]]:
         """Return why which names stay; leases know keys and digests, but not what directories are called."""
         kept: dict[str, list[str]] = defaultdict(list)
-        for root in self._roots:
-            pinned = f"environments/{root.environment}" if root.environment else f"entries/{root.entry}"
-            kept[pinned].append(f"pinned by root {root.name}")
+        for name, why in self._pinned():
+            kept[name].append(why)
         by_key: dict[str, list[str]] = defaultdict(list)
         by_digits: dict[str, list[str]] = defaultdict(list)
         for name in environments:

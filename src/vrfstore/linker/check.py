@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 from vrfstore import fs
 from vrfstore.errors import StoreDamagedError, VrfstoreError
-from vrfstore.linker.plan import EnvironmentPlan, plan_environment
-from vrfstore.model import Interpreter
+from vrfstore.linker.plan import EnvironmentPlan, Merge, merge, plan_environment
+from vrfstore.model import EntryPlan, Interpreter
 from vrfstore.store import interpreters, records
 from vrfstore.store.bytecode import pyc_path
 from vrfstore.store.leases import Lease
@@ -32,6 +32,7 @@ __all__ = [
     "expected_links",
     "is_as_linked",
     "leads_nowhere",
+    "recorded",
     "relink",
     "remember",
 ]
@@ -63,24 +64,7 @@ class Linked:
 
 
 def _interpreter(record: EnvironmentRecord) -> Interpreter:
-    """Return the interpreter of an environment as far as its record knows it, which is as far as a plan asks."""
-    identity = record.interpreter
-    directories = identity["site_directories"]
-    added = tuple(map(str, directories)) if isinstance(directories, list) else ()
-    return Interpreter(
-        executable=record.executable,
-        real=str(identity["real"]),
-        version=str(identity["version"]),
-        implementation=str(identity["implementation"]),
-        cache_tag=str(identity["cache_tag"]),
-        abi_flags=str(identity["abi_flags"]),
-        magic="",
-        platform=str(identity["platform"]),
-        prefix="",
-        virtual=bool(added),
-        site_directories=added,
-        base=(),
-    )
+    return Interpreter.of_identity(record.interpreter, record.executable)
 
 
 def expected_links(store: Store, record: EnvironmentRecord) -> list[Linked]:
@@ -121,6 +105,20 @@ def is_as_linked(store: Store, record: EnvironmentRecord) -> bool:
     )
 
 
+def recorded(plans: Sequence[EntryPlan], record: EnvironmentRecord) -> Merge:
+    """Return how an environment was linked, with its composites under the names that they have in its record.
+
+    A composite is named after what its members were when it was made. A claimed member may have been proven since.
+    """
+    merged = merge(plans, record.options)
+    if len(merged.composites) != len(record.composites):
+        return merged
+    named = zip(merged.composites, record.composites, strict=True)
+    return replace(
+        merged, composites=tuple(replace(found, reference=reference) for found, reference in named)
+    )
+
+
 def _plan_of(store: Store, record: EnvironmentRecord) -> EnvironmentPlan:
     interpreter = _interpreter(record)
     hashes = functools.cache(store.manifest_hashes)
@@ -129,6 +127,8 @@ def _plan_of(store: Store, record: EnvironmentRecord) -> EnvironmentPlan:
         return plan_environment(
             plans,
             interpreter,
+            recorded(plans, record),
+            place=store.layout.of("environments", record.directory),
             interpreter_links=interpreters.ready_links_name(interpreter),
             hashes_of=lambda entry: hashes(entry.reference.directory),
         )
@@ -169,8 +169,12 @@ def check_environment(
         # What is not there, or not where it was, is no link any more; nor is what we may not look at.
         with contextlib.suppress(OSError):
             telling = linked.entry not in damaged
-            end = own_ends.get(linked.source) or _end(f"{store.root}/{linked.source}")
-            found += _problems(store, root, linked, end, untouched=untouched, telling=telling)
+            own_end = own_ends.get(linked.source)
+            end = own_end or _end(f"{store.root}/{linked.source}")
+            problems = _problems(store, root, linked, end, untouched=untouched, telling=telling)
+            # The interpreter of a target is not here.
+            elsewhere = own_end is not None and bool(record.interpreter.get("target"))
+            found += (each for each in problems if not (elsewhere and each.kind == "dangling"))
     found += (
         Problem(kind="bytecode", path=path, message=f"{path} is not what was compiled of its module")
         for path in _stale_bytecode(store, record, expected)
@@ -211,6 +215,7 @@ def _own_ends(interpreter: Interpreter) -> dict[str, str]:
     return {
         f"{folder}/python": interpreter.real,
         f"{folder}/python3": "python",
+        f"{folder}/python{interpreter.short_version}": "python",
         f"{folder}/{interpreter.directory_name}": "python",
         f"{folder}/lib64": "lib",
     }

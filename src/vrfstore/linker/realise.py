@@ -9,7 +9,7 @@ from vrfstore import fs
 from vrfstore.linker.plan import EnvironmentPlan, NewRecord
 from vrfstore.store.entry_plan import record_bytes
 
-__all__ = ["realise"]
+__all__ = ["new_record", "realise"]
 
 
 def realise(plan: EnvironmentPlan, store_root: str, staging: str) -> None:
@@ -27,18 +27,17 @@ def realise(plan: EnvironmentPlan, store_root: str, staging: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             fs.hard_link(f"{store_root}/{source}", f"{staging}/{path}")
     for source, path in plan.copies:
-        with open(f"{store_root}/{source}", "rb") as stream:
-            fs.write_file(f"{staging}/{path}", stream.read())
+        fs.copy_file(f"{store_root}/{source}", f"{staging}/{path}")
     for path, content in plan.files:
         fs.write_file(f"{staging}/{path}", content)
     for record in plan.records:
-        fs.write_file(f"{staging}/{record.path}", _record(record, store_root, plan.library))
+        fs.write_file(f"{staging}/{record.path}", new_record(record, store_root, plan.headers))
 
 
-def _record(record: NewRecord, store_root: str, library: str) -> bytes:
-    """Return a RECORD whose first rows name the directory links of this environment."""
+def new_record(record: NewRecord, store_root: str, headers: str) -> bytes:
+    """Return the bytes of a RECORD whose first rows name the directory links of this environment."""
     with open(f"{store_root}/{record.source}", encoding="utf-8", newline="") as stream:
         rows = list(csv.reader(stream))[record.skip :]
     # Headers lie below a directory that is named after the interpreter.
-    rows = [[path.replace("/pythonX.Y/", f"/{library}/"), *rest] for path, *rest in rows]
+    rows = [[path.replace("/pythonX.Y/", f"/{headers}/"), *rest] for path, *rest in rows]
     return record_bytes([[path, "", ""] for path in record.folded] + rows)

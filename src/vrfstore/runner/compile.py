@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from vrfstore import interpreter as probing
 from vrfstore.errors import InterpreterError, StoreDamagedError
 from vrfstore.model import Interpreter, Watcher
-from vrfstore.store import interpreters
+from vrfstore.store import composites, interpreters
 from vrfstore.store.compiling import CompiledEntry, compile_entries
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
@@ -46,7 +46,8 @@ def compile_store(
     Args:
         store: The store.
         targets: Environments and entries: paths, directory names, or beginnings of such. An entry is compiled for the
-            interpreters of the environments that link to it. By default all environments.
+            interpreters of the environments that link to it. By default all environments. What is compiled of an
+            environment is its composites, and the entries that are in none.
         everything: Every entry, for every interpreter that an environment has; what is only for another version of
             Python is left out.
         python: Compile with this interpreter, as ``interpreter.find`` knows it, and not with those of environments.
@@ -113,7 +114,7 @@ class _Wanted:
     def add_environment(self, record: EnvironmentRecord, fixed: Interpreter | None) -> None:
         interpreter = fixed or self._own(record)
         if interpreter is not None:
-            self.add(interpreter, (wheel.directory for wheel in record.wheels))
+            self.add(interpreter, composites.module_directories(self.store, record))
 
     def add_target(self, target: str, fixed: Interpreter | None) -> None:
         part, directory = self.store.find(target)
@@ -147,23 +148,20 @@ class _Wanted:
 
     def _all(self, entry: str | None = None) -> list[Interpreter]:
         """Return the interpreters of all environments, or of those that link to an entry."""
-        linking = (
-            record
-            for record in self.environments()
-            if entry is None or any(wheel.directory == entry for wheel in record.wheels)
-        )
+        linking = (record for record in self.environments() if entry is None or entry in record.entries)
         return [found for record in linking if (found := self._own(record)) is not None]
 
     def _fitting(self, interpreter: Interpreter) -> Iterator[str]:
         for directory in self.store.entries():
             try:
-                tags = self.store.plan(directory).tags
+                plan = self.store.plan(directory)
+                tags = [self.store.plan(member).tags for member in plan.members] or [plan.tags]
             except FileNotFoundError:
                 continue
             except StoreDamagedError as error:
                 self.warnings.append(f"entries/{directory} is passed over: {error}")
                 continue
-            if _fits(tags, interpreter.short_version):
+            if all(_fits(each, interpreter.short_version) for each in tags):
                 yield directory
 
 

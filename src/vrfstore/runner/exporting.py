@@ -24,7 +24,7 @@ from vrfstore.errors import StoreDamagedError, UsageError
 from vrfstore.model import Digest, EntryPlan, EntryReference, Event, LockedWheel, Watcher, nobody
 from vrfstore.requirements import lock as locks
 from vrfstore.store import condemned, interpreters, leases
-from vrfstore.store.archive_contents import ArchivedEnvironment, Target
+from vrfstore.store.archive_contents import ArchivedEnvironment, FormatError, Target
 from vrfstore.store.archive_write import Source, tree_source, wheel_source, write
 from vrfstore.store.manifest import Manifest
 from vrfstore.store.records import EnvironmentRecord, unchanged
@@ -100,9 +100,10 @@ def export_archive(
             if part == "environments"
         ]
         plans = [
-            _leased_entry(store, stack, directory)
+            plan
             for part, directory in dict.fromkeys(named)
             if part == "entries"
+            for plan in _leased_entries(store, stack, directory)
         ]
         references = {wheel.directory: wheel for record in records for wheel in record.wheels}
         references |= {plan.reference.directory: plan.reference for plan in plans}
@@ -111,14 +112,7 @@ def export_archive(
             finder = stack.enter_context(_Wheels(store, wheel_directories, watch or nobody)).find
         sources = _sources(store, sorted(references), finder)
         texts = {record.lock: _lock_text(store, record) for record in records}
-        environments = [
-            ArchivedEnvironment(
-                target=Target.of(record.interpreter),
-                lock=record.lock,
-                wheels=tuple(sorted({wheel.digest for wheel in record.wheels})),
-            )
-            for record in records
-        ]
+        environments = [_archived(record) for record in records]
         warnings = list(_export_warnings(store, records, references, finder))
         with _Output(output, force=force) as sink:
             written = write(
@@ -147,10 +141,40 @@ def _leased_environment(store: Store, stack: ExitStack, directory: str) -> Envir
 
 
 def _leased_entry(store: Store, stack: ExitStack, directory: str) -> EntryPlan:
-    reference = store.plan(directory).reference
+    reference = _still(directory, lambda: store.plan(directory)).reference
     stack.enter_context(leases.take(store.layout, digests=[reference.digest]))
-    store.await_entries([(reference.digest, reference.name, reference.version)])
+    condemned.wait_until_clear(store.layout, {f"entries/{directory}"})
     return _still(directory, lambda: store.plan(directory))
+
+
+def _leased_entries(store: Store, stack: ExitStack, directory: str) -> list[EntryPlan]:
+    """Return the plan of an entry that stays until the stack is closed; of a composite, those of its members."""
+    plan = _leased_entry(store, stack, directory)
+    # Whoever imports them makes the composite anew.
+    return [_leased_entry(store, stack, member) for member in plan.members] or [plan]
+
+
+def _archived(record: EnvironmentRecord) -> ArchivedEnvironment:
+    """Return an environment as an archive has it.
+
+    Raises:
+        UsageError: It was linked with options that no archive may have.
+    """
+    environment = ArchivedEnvironment(
+        target=Target.of(record.interpreter),
+        lock=record.lock,
+        wheels=tuple(sorted({wheel.digest for wheel in record.wheels})),
+        options=record.options,
+    )
+    try:
+        environment.check_options(frozenset(wheel.name for wheel in record.wheels))
+    except FormatError as error:
+        raise UsageError(
+            f"the environment {record.directory} cannot be exported: {error.message}",
+            kind="archive-options",
+            hint="link it with other options, or export its entries alone",
+        ) from error
+    return environment
 
 
 def _still(directory: str, look: Callable[[], _T]) -> _T:

@@ -5,8 +5,9 @@ no packaging, no json, no dataclasses. Whatever it does not fully understand it 
 returning None; the tests hold both to the same answer.
 
 The input digest is the SHA-256 of one line of canonical JSON (see ``codec``) and the raw bytes of the file after
-it. The line has the keys ``format`` (of the store), ``python`` (the absolute path of the interpreter that was
-asked for, not resolved) and ``variables`` (those of ``deciding_variables``, by name).
+it. The line has the keys ``format`` (of the store), ``options`` (``LinkOptions.identity``: those that are not as
+usual, by name), ``python`` (the absolute path of the interpreter that was asked for, not resolved) and
+``variables`` (those of ``deciding_variables``, by name).
 """
 
 from __future__ import annotations
@@ -48,15 +49,23 @@ def deciding_variables(variables: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def input_digest(data: bytes, python: str, variables: Mapping[str, str]) -> str:
+def input_digest(
+    data: bytes, python: str, variables: Mapping[str, str], options: Mapping[str, object] | None = None
+) -> str:
     """Return the digest that names the memo of an input.
 
     Args:
         data: The raw bytes of the requirements file.
         python: The absolute path of the interpreter that was asked for.
         variables: All environment variables.
+        options: How it is to be linked, as ``LinkOptions.identity``; by default as usual.
     """
-    head = {"format": FORMAT, "python": python, "variables": deciding_variables(variables)}
+    head = {
+        "format": FORMAT,
+        "options": dict(options or {}),
+        "python": python,
+        "variables": deciding_variables(variables),
+    }
     return codec.hexdigest(codec.dumps(head) + data)
 
 

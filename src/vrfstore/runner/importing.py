@@ -2,7 +2,7 @@
 
 ::
 
-    archive ──store.archive_read, archive_entries──▶ entries ──linker.link──▶ environments
+    archive ──store.archive_read, archive_entries──▶ entries ──composites, linker.link──▶ environments
        ╰─ vouched for by its SHA-256: first copied into tmp/ and compared
 """
 
@@ -19,6 +19,8 @@ from typing import BinaryIO
 from vrfstore import fs
 from vrfstore import interpreter as probing
 from vrfstore.errors import RequirementsError, VrfstoreError, WheelError
+from vrfstore.linker.compatibility import check_compatible
+from vrfstore.linker.composing import composed
 from vrfstore.linker.link import environment_key
 from vrfstore.linker.link import link as link_environment
 from vrfstore.model import Digest, EntryPlan, Event, Interpreter, Lock, Watcher, nobody
@@ -31,6 +33,7 @@ from vrfstore.store.archive_read import ArchiveLimits, ArchiveReader
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
 from vrfstore.store.zip_structure import Limits
+from vrfstore.target import marker_environment
 
 __all__ = ["ImportResult", "ImportedEnvironment", "import_archive"]
 
@@ -127,7 +130,13 @@ def import_archive(
             digests = [entry.digest for entry in reader.contents.entries]
             with leases.take(store.layout, digests=digests) as lease:
                 return _Import(
-                    store, lease, reader, executable, wanted=link, trusted=trust or sha256 is not None
+                    store,
+                    lease,
+                    reader,
+                    python or "",
+                    executable,
+                    wanted=link,
+                    trusted=trust or sha256 is not None,
                 ).run(allowed, watch or nobody)
 
 
@@ -197,6 +206,7 @@ class _Import:
     store: Store
     lease: Lease
     reader: ArchiveReader
+    python: str
     executable: str
     wanted: bool
     trusted: bool
@@ -277,23 +287,27 @@ class _Import:
                 f"give another interpreter with --python, such as --python {environment.target.python}"
             )
             return ImportedEnvironment(status="skipped", kind="interpreter-mismatch")
-        supported = _supported(base)
-        unsupported = sorted(plan.reference.name for plan in mine if supported.isdisjoint(plan.tags))
-        if unsupported:
-            self.warnings.append(
-                f"not linked: this machine cannot run {', '.join(unsupported)}; its C library may be too old"
-            )
+        try:
+            check_compatible(mine, base)
+        except WheelError as error:
+            self.warnings.append(f"not linked: {error.message}")
             return ImportedEnvironment(status="skipped", kind="wheel-unsupported")
         began = time.perf_counter()
-        key = environment_key([plan.identity for plan in mine], base)
+        options = environment.options
+        key = environment_key([plan.identity for plan in mine], base, options)
         layout = self.store.layout
-        with leases.take(layout, environment=key, digests=environment.wheels, lock=kept.digest) as working:
+        with (
+            leases.take(layout, environment=key, digests=environment.wheels, lock=kept.digest) as working,
+            composed(self.store, mine, options) as merged,
+        ):
             locks.write(layout, working, kept.lock)
-            record, made = link_environment(self.store, working, mine, base, key=key, lock=kept.digest)
+            record, made = link_environment(
+                self.store, working, mine, base, key=key, lock=kept.digest, merged=merged, asked=self.python
+            )
         self.timings["link"] = self.timings.get("link", 0.0) + time.perf_counter() - began
         self.warnings += [
             f"{base.executable} does not have {missing}, which the environment needs from its base"
-            for missing in _lacking(self.store, mine, base)
+            for missing in _lacking(self.store, mine, base, isolated=options.isolated)
         ]
         path = layout.of("environments", record.directory)
         return ImportedEnvironment(
@@ -304,39 +318,17 @@ class _Import:
         )
 
 
-def _supported(base: Interpreter) -> frozenset[str]:
-    """Return the tags of wheels that an interpreter of this machine can use (platform compatibility tags)."""
-    from packaging import tags  # noqa: PLC0415 - only environments pay
-
-    major, minor = (int(part) for part in base.short_version.split("."))
-    interpreter = f"cp{major}{minor}"
-    platforms = list(tags.platform_tags())
-    free_threaded = "t" if "t" in base.abi_flags else ""
-    native = tags.cpython_tags((major, minor), abis=[f"{interpreter}{free_threaded}"], platforms=platforms)
-    pure = tags.compatible_tags((major, minor), interpreter=interpreter, platforms=platforms)
-    return frozenset(map(str, (*native, *pure)))
-
-
-def _lacking(store: Store, plans: Sequence[EntryPlan], base: Interpreter) -> list[str]:
+def _lacking(store: Store, plans: Sequence[EntryPlan], base: Interpreter, *, isolated: bool) -> list[str]:
     """Return what wheels of an environment require that neither it nor its base has: the first base may have had it."""
     from email.parser import HeaderParser  # noqa: PLC0415 - only environments pay
 
-    from packaging.markers import (  # noqa: PLC0415
-        UndefinedComparison,
-        UndefinedEnvironmentName,
-        default_environment,
-    )
+    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName  # noqa: PLC0415
     from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
     from packaging.utils import canonicalize_name  # noqa: PLC0415
 
-    variables = {str(name): str(value) for name, value in default_environment().items()} | {
-        "extra": "",
-        "implementation_version": base.version,
-        "python_full_version": base.version,
-        "python_version": base.short_version,
-    }
+    variables = {**marker_environment(base), "extra": ""}
     names = {plan.reference.name for plan in plans}
-    there = dict(base.base)
+    there = {} if isolated else dict(base.base)
     missing: set[str] = set()
     for plan in plans:
         path = store.layout.of("entries", plan.reference.directory)

@@ -1,4 +1,8 @@
-"""Mending one entry: finding out which wheel it is, where that is to be had, and putting a sound entry in its place."""
+"""Mending one entry: finding out which wheel it is, where that is to be had, and putting a sound entry in its place.
+
+A composite has no wheel: it is made anew from its members, which are mended first. And where an entry was exchanged,
+the composites that still have files of the old one are made anew from the new one.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,13 @@ from urllib.parse import unquote, urlsplit
 from vrfstore import codec, fs
 from vrfstore.errors import PackageIndexError, StoreDamagedError, VrfstoreError, WheelError
 from vrfstore.linker import check
-from vrfstore.model import Digest, EntryReference, LockedWheel, Watcher
+from vrfstore.linker.plan import merge
+from vrfstore.model import Digest, EntryPlan, EntryReference, LockedWheel, Watcher
 from vrfstore.requirements import lock as locks
-from vrfstore.store import repair
+from vrfstore.store import composites, leases, repair
 from vrfstore.store.bytecode import read_records, record_path, record_paths
 from vrfstore.store.compiling import remove_record
+from vrfstore.store.entry_plan import composite_reference
 from vrfstore.store.layout import BYTECODE
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord, unchanged
@@ -59,7 +65,7 @@ def link_anew(store: Store, lease: Lease, unfinished: repair.Pending) -> None:
         repair.finish(store, unfinished.directory)
         return
     for record in readable(store, store.environments()):
-        if all(wheel.directory != unfinished.directory for wheel in record.wheels):
+        if unfinished.directory not in record.entries:
             continue
         try:
             relink(
@@ -125,23 +131,36 @@ class Mending:
                 "nothing tells which wheel it was; give the wheel: "
                 f"vrfstore verify --repair --from WHEEL {report.directory}"
             )
+        if composites.is_called_so(report.directory):
+            return self._mend_composite(reference)
         with self.store.hold_entry(reference.digest):
-            return self._mend_held(reference, report.directory)
+            hint = self._mend_held(reference, report.directory)
+        if hint is None:
+            self.finish(report.directory)
+        return hint
+
+    def finish(self, directory: str) -> None:
+        """Finish the repair of an entry that has been exchanged, in this run or before; the caller has no hold."""
+        unfinished = repair.read(self.store, directory)
+        if unfinished is None:
+            return
+        if repair.took_place(self.store, unfinished):
+            for name in composites.with_member(self.store, directory):
+                self._renew(name, unfinished)
+        # The hold needs no more of the digest than an entry's name has.
+        with self.store.hold_entry(Digest(directory.partition("-")[0])):
+            # Somebody else may have finished it meanwhile, and even begun another one.
+            if repair.read(self.store, directory) == unfinished:
+                link_anew(self.store, self.lease, unfinished)
 
     def _mend_held(self, reference: EntryReference, directory: str) -> str | None:
-        repair.make_readable(self.store, directory)
-        report = self._look(directory)
-        if any(problem.kind == "bytecode" for problem in report.problems):
-            self._remove_bytecode(report)
-            report = self._look(directory)
+        report = self._look_again(directory)
         if repair.mend_in_place(self.store, self.lease, report):
             return None
         refused: list[str] = []
         for staging in self._staged(reference, directory, refused):
-            untouched = self._untouched(directory)
-            link_anew(
-                self.store, self.lease, repair.swap(self.store, self.lease, staging, directory, untouched)
-            )
+            with composites.hold_members(self.store, [directory]):
+                repair.swap(self.store, self.lease, staging, directory, self._untouched(directory))
             return None
         repair.mark(self.store, self.lease, report)
         tried = f" (tried: {'; '.join(refused)})" if refused else ""
@@ -149,6 +168,100 @@ class Mending:
             f"there is no source for it{tried}; give its wheel: "
             f"vrfstore verify --repair --from {reference.name}-{reference.version}-….whl {directory}"
         )
+
+    def _look_again(self, directory: str) -> EntryReport:
+        """Look at an entry that is held, and take away bytecode that is not what was compiled."""
+        repair.make_readable(self.store, directory)
+        report = self._look(directory)
+        if any(problem.kind == "bytecode" for problem in report.problems):
+            self._remove_bytecode(report)
+            report = self._look(directory)
+        return report
+
+    def _mend_composite(self, reference: EntryReference) -> str | None:
+        """Mend a composite from its members; return what to do about it where that cannot be done."""
+        directory = reference.directory
+        with leases.take(self.store.layout, digests=[reference.digest]):
+            with self.store.hold_entry(reference.digest):
+                report = self._look_again(directory)
+                if repair.mend_in_place(self.store, self.lease, report):
+                    return None
+            merged = self._members(reference)
+            unsound = [name for name in merged if not self._is_mended(name)]
+            if merged and not unsound:
+                self._make_anew(reference, merged)
+                return None
+            with self.store.hold_entry(reference.digest):
+                repair.mark(self.store, self.lease, report)
+        if not merged:
+            return "nothing tells what it was made of; link its requirements again, which makes another one"
+        return f"mend first what it was made of: vrfstore verify --repair {' '.join(unsound)}"
+
+    def _is_mended(self, member: str) -> bool:
+        """Whether an entry is sound, or could be mended; the caller has no hold."""
+        # What of a digest is in its name is enough for a lease, too.
+        with leases.take(self.store.layout, digests=[Digest(member.partition("-")[0])]):
+            try:
+                report = check_entry(self.store, member, full=True)
+            except FileNotFoundError:
+                report = gone_report(member)
+            return not report.problems or self.mend(report) is None
+
+    def _renew(self, directory: str, unfinished: repair.Pending) -> None:
+        """Make a composite anew if it shares files with what a member was before that was exchanged."""
+        digest = Digest(directory.partition("-")[0])
+        with leases.take(self.store.layout, digests=[digest]):
+            try:
+                plan = self.store.plan(directory, even_marked=True)
+            except (FileNotFoundError, StoreDamagedError):  # collected, or has its own turn
+                return
+            shared = repair.shared_inodes(self.store, directory)
+            if unfinished.sound is not None and shared.isdisjoint(unfinished.inodes):
+                return
+            with contextlib.suppress(StoreDamagedError, FileNotFoundError):
+                self._make_anew(plan.reference, plan.members)
+                return
+            self._mend_composite(plan.reference)
+
+    def _make_anew(self, reference: EntryReference, members: Sequence[str]) -> None:
+        """Put a composite of members as they are now in the place of what is there.
+
+        Raises:
+            StoreDamagedError, FileNotFoundError: A member is gone or cannot be read.
+        """
+        directory = reference.directory
+        digests = [Digest(name.partition("-")[0]) for name in members]
+        with (
+            leases.take(self.store.layout, digests=[reference.digest, *digests]),
+            self.store.hold_entry(reference.digest),
+        ):
+            with composites.hold_members(self.store, members):
+                plans = [self.store.plan(name, even_marked=True) for name in members]
+                staging = composites.stage(self.store, self.lease, reference, plans)
+                self._settle(staging)
+                unfinished = repair.swap(
+                    self.store, self.lease, staging, directory, self._untouched(directory)
+                )
+            link_anew(self.store, self.lease, unfinished)
+
+    def _members(self, reference: EntryReference) -> tuple[str, ...]:
+        """Return the directory names of what a composite was made of; none where nothing tells."""
+        own = composites.members(self.store, reference.directory)
+        plans: list[EntryPlan] = []
+        with contextlib.suppress(StoreDamagedError, FileNotFoundError):
+            plans = [self.store.plan(name, even_marked=True) for name in own]
+        if plans and composite_reference(plans) == reference:
+            return own
+        # It may be damaged itself; what its environments are made of tells as well.
+        for record in readable(self.store, self.store.environments()):
+            if reference not in record.composites:
+                continue
+            with contextlib.suppress(StoreDamagedError, FileNotFoundError):
+                plans = [self.store.plan(wheel.directory, even_marked=True) for wheel in record.wheels]
+                for composite in merge(plans, record.options).composites:
+                    if composite.reference == reference:
+                        return tuple(member.reference.directory for member in composite.members)
+        return own
 
     def _staged(self, reference: EntryReference, directory: str, refused: list[str]) -> Iterator[str]:
         """Stage an entry anew from the first source that is the right one; note the others."""
@@ -183,11 +296,8 @@ class Mending:
             return check_entry(self.store, directory, full=True)
         except FileNotFoundError:
             # Where nothing refers to it, it has been collected.
-            referred = any(
-                wheel.directory == directory
-                for record in readable(self.store, self.store.environments())
-                for wheel in record.wheels
-            )
+            records = readable(self.store, self.store.environments())
+            referred = any(directory in record.entries for record in records)
             return gone_report(directory) if referred else EntryReport(directory=directory, problems=())
 
     def _remove_bytecode(self, report: EntryReport) -> None:
@@ -221,7 +331,7 @@ class Mending:
         with contextlib.suppress(StoreDamagedError, FileNotFoundError):
             yield self.store.plan(directory, even_marked=True).reference
         for record in readable(self.store, self.store.environments()):
-            yield from record.wheels
+            yield from (*record.wheels, *record.composites)
         for wheel in self._locked():
             yield EntryReference(
                 digest=wheel.digest, name=wheel.name, version=wheel.version, directory=directory
@@ -239,8 +349,7 @@ class Mending:
         return tuple(
             record.directory
             for record in readable(self.store, self.store.environments())
-            if any(wheel.directory == directory for wheel in record.wheels)
-            and unchanged(self.store.layout, record)
+            if directory in record.entries and unchanged(self.store.layout, record)
         )
 
     def _stage(
@@ -254,12 +363,15 @@ class Mending:
             staging, _ = self.store.stage(self.lease, temporary, filename, reference, origin=origin)
         finally:
             fs.remove_file(temporary)
+        self._settle(staging)
+        return staging
+
+    def _settle(self, staging: str) -> None:
         try:
             self.store.settle(staging)
         except BaseException:
             fs.remove_tree(staging)
             raise
-        return staging
 
     def _wheels(
         self, reference: EntryReference, directory: str

@@ -11,12 +11,12 @@ import stat
 from types import TracebackType
 from typing import Self
 
-from vrfstore import fs
+from vrfstore import codec, fs
 from vrfstore.model import EntryReference, Watcher
 from vrfstore.store.archive_entries import import_entries
 from vrfstore.store.archive_read import ArchiveLimits, ArchiveReader
 from vrfstore.store.leases import Lease
-from vrfstore.store.manifest import Manifest, StoredFile
+from vrfstore.store.manifest import Manifest
 from vrfstore.store.store import Store
 from vrfstore.store.zip_structure import Limits
 
@@ -24,6 +24,7 @@ __all__ = ["UnpackedArchives", "is_archive"]
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _OPEN = 0o755
+_PLAN = "plan.json"
 
 
 def is_archive(path: str) -> bool:
@@ -79,7 +80,7 @@ class UnpackedArchives:
             if reference.directory not in scratch.entries():
                 continue
             found = scratch.manifest(reference.directory)
-            same = published is not None and _contents(found) == _contents(published)
+            same = published is not None and _is_published(scratch, found, published)
             if found.reference == reference and (same or reference.digest in proven):
                 return self._staged(scratch, reference.directory)
         return None
@@ -114,7 +115,18 @@ class UnpackedArchives:
         return staging
 
 
-def _contents(manifest: Manifest) -> tuple[tuple[StoredFile, ...], dict[str, str]]:
-    """Return what an entry holds, but for its plan, which says where the wheel came from."""
-    files = tuple(file for file in manifest.files if file.path != "plan.json")
-    return files, dict(manifest.links)
+def _is_published(scratch: Store, found: Manifest, published: Manifest) -> bool:
+    """Whether an entry is what a manifest says, down to its plan: else a claim could come back as proven.
+
+    But for where its wheel came from, which its plan says as well.
+    """
+    one, other = (
+        {file.path: file for file in manifest.files if file.path != _PLAN} for manifest in (found, published)
+    )
+    if one != other or dict(found.links) != dict(published.links):
+        return False
+    value = codec.loads(fs.read_file(f"{scratch.layout.of('entries', found.reference.directory)}/{_PLAN}"))
+    digest = codec.hexdigest(
+        codec.dumps({**value, "filename": published.filename, "origin": published.origin})
+    )
+    return any(file.path == _PLAN and file.sha256 == digest for file in published.files)

@@ -3,6 +3,7 @@
 ::
 
     entries ──look, compare──▶ problems ──▶ wheel: given, origin, lock's source ──▶ staged ──exchange──▶ sound entry
+                                    ╰─▶ of a composite: its members ──────────────╯
     environments ──compare──▶ problems ──▶ links made anew
 """
 
@@ -20,8 +21,9 @@ from dataclasses import dataclass, field
 from vrfstore.errors import StoreDamagedError, UsageError, VrfstoreError
 from vrfstore.linker import check
 from vrfstore.model import Digest, Event, Watcher, nobody
-from vrfstore.runner.mending import Mending, gone_report, link_anew, readable, relink
+from vrfstore.runner.mending import Mending, gone_report, readable, relink
 from vrfstore.store import leases, repair
+from vrfstore.store.composites import is_called_so
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
@@ -144,14 +146,14 @@ class _Verification:
                     lease = stack.enter_context(leases.take(self.store.layout, digests=digests))
             mending = stack.enter_context(self._mending(lease)) if self.mend and lease is not None else None
             if mending is not None:
-                self._finish_pending(mending.lease)
+                self._finish_pending(mending)
             reports, unread = self._check_entries(entries, deadline)
             missing = self._missing(environments)
-            damaged = {
-                report.directory for report in (*reports, *missing) if not self._entry(mending, report)
-            }
+            # Composites last: mending what they are made of mends them too.
+            ordered = sorted((*reports, *missing), key=lambda report: is_called_so(report.directory))
+            damaged = {report.directory for report in ordered if not self._entry(mending, report)}
             if mending is not None:
-                self._finish_pending(mending.lease)
+                self._finish_pending(mending)
             looked = {report.directory for report in reports} | damaged
             for directory in environments:
                 self._environment(mending, directory, damaged, looked)
@@ -205,8 +207,9 @@ class _Verification:
         """Return the entries that environments refer to and that are not there."""
         gone: set[str] = set()
         for record in readable(self.store, environments):
-            wheels = {wheel.directory for wheel in record.wheels}
-            missing = {name for name in wheels if not os.path.lexists(self.store.layout.of("entries", name))}
+            missing = {
+                name for name in record.entries if not os.path.lexists(self.store.layout.of("entries", name))
+            }
             # An environment that is collected goes before its entries.
             if missing and os.path.lexists(self.store.layout.record(record.directory)):
                 gone |= missing
@@ -267,13 +270,9 @@ class _Verification:
         self._note(place, *report.problems, mended=hint is None, hint=hint)
         return hint is None
 
-    def _finish_pending(self, lease: Lease) -> None:
+    def _finish_pending(self, mending: Mending) -> None:
         for directory in repair.pending(self.store):
-            # The hold needs no more of the digest than an entry's name has.
-            with self.store.hold_entry(Digest(directory.partition("-")[0])):
-                unfinished = repair.read(self.store, directory)
-                if unfinished is not None:
-                    link_anew(self.store, lease, unfinished)
+            mending.finish(directory)
 
     def _environment(
         self, mending: Mending | None, directory: str, damaged: Collection[str], looked: Collection[str]
@@ -305,12 +304,11 @@ class _Verification:
 
     def _unsound(self, record: EnvironmentRecord, looked: Collection[str]) -> Iterator[str]:
         """Yield the entries of an environment that nothing may be linked from, of those not yet looked at."""
-        for wheel in record.wheels:
-            if wheel.directory not in looked:
-                if wheel.directory not in self.telling:
-                    self.telling[wheel.directory] = self._tells(wheel.directory)
-                if not self.telling[wheel.directory]:
-                    yield wheel.directory
+        for directory in record.entries.difference(looked):
+            if directory not in self.telling:
+                self.telling[directory] = self._tells(directory)
+            if not self.telling[directory]:
+                yield directory
 
     def _tells(self, directory: str) -> bool:
         # What was not meant to be read, or not in time, is only looked at.
@@ -339,7 +337,7 @@ def _is_telling(report: EntryReport) -> bool:
 
 def _advice(record: EnvironmentRecord, left: Collection[Problem], unsound: Collection[str]) -> str:
     real = str(record.interpreter.get("real"))
-    if any(wheel.directory in unsound for wheel in record.wheels):
+    if not record.entries.isdisjoint(unsound):
         return "mend its entries first"
     if check.leads_nowhere(real) and any(problem.kind == "dangling" for problem in left):
         return f"bring back {real}, or link its requirements again for another Python"

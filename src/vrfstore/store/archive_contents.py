@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vrfstore import codec
 from vrfstore.errors import WheelError
-from vrfstore.model import Digest
+from vrfstore.model import Digest, LinkOptions
 from vrfstore.store.wheel import parse_filename, problem_with_name
 
 __all__ = [
@@ -26,13 +26,16 @@ __all__ = [
 ]
 
 _FORMAT = "vrfstore-archive"
-_SCHEMA = 1
+_SCHEMA = 2
 
 CONTENTS = "vrfstore-archive.json"
 """The name of the first member."""
 
 _LARGEST = 1 << 60
 """Bytes. A larger number in an archive is nonsense."""
+
+_LONGEST_PROMPT = 1000
+"""Characters."""
 
 
 class FormatError(Exception):
@@ -115,11 +118,48 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArchivedEnvironment:
-    """An environment of an archive: what it was linked for, the digest of its lock, and those of its wheels."""
+    """An environment of an archive.
+
+    Attributes:
+        target: What it was linked for.
+        lock: The digest of its lock.
+        wheels: Those of its wheels.
+        options: How it was linked.
+    """
 
     target: Target
     lock: str
     wheels: tuple[Digest, ...]
+    options: LinkOptions = field(default_factory=LinkOptions)
+
+    def check_options(self, names: Collection[str]) -> None:
+        """Check that it can have been linked like that.
+
+        Args:
+            names: Those of its wheels.
+
+        Raises:
+            FormatError: It cannot.
+        """
+        options = self.options
+        flags = (options.isolated, options.user_site, options.allow_collisions)
+        if any(type(flag) is not bool for flag in flags) or (options.isolated and options.user_site):
+            raise FormatError("an environment has options that make no sense", CONTENTS)
+        _check_prompt(options.prompt)
+        _check_copies(options.materialize, names)
+
+
+def _check_copies(copied: Sequence[object], names: Collection[str]) -> None:
+    if any(not isinstance(name, str) or name not in names for name in copied):
+        raise FormatError("an environment has copies of wheels that it does not have", CONTENTS)
+    _check_order(copied)
+
+
+def _check_prompt(prompt: object) -> None:
+    if prompt is None:
+        return
+    if not isinstance(prompt, str) or not 0 < len(prompt) <= _LONGEST_PROMPT or not prompt.isprintable():
+        raise FormatError("an environment has a prompt that cannot be shown", CONTENTS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,7 +222,7 @@ class Contents:
             check_number(lock.size)
         _check_order([_entry_order(entry) for entry in self.entries])
         _check_order([lock.digest for lock in self.locks])
-        digests = {entry.digest for entry in self.entries}
+        digests = {entry.digest: entry.name for entry in self.entries}
         if len(digests) != len(self.entries):
             raise FormatError("it has one wheel twice", CONTENTS)
         for environment in self.environments:
@@ -191,8 +231,9 @@ class Contents:
             for digest in (environment.lock, *environment.wheels):
                 check_digest(digest)
             _check_order(environment.wheels)
-            if not digests.issuperset(environment.wheels):
+            if not digests.keys() >= set(environment.wheels):
                 raise FormatError("an environment has wheels that are not in the archive", CONTENTS)
+            environment.check_options(frozenset(digests[digest] for digest in environment.wheels))
         _check_order([_environment_order(environment) for environment in self.environments])
         if {environment.lock for environment in self.environments} != {lock.digest for lock in self.locks}:
             raise FormatError("the locks are not those of the environments", CONTENTS)
@@ -213,8 +254,13 @@ class Contents:
 
 
 def _environment(value: Mapping[str, Any]) -> ArchivedEnvironment:
-    target, lock, wheels = value["target"], value["lock"], value["wheels"]
-    return ArchivedEnvironment(target=Target(**target), lock=lock, wheels=tuple(wheels))
+    options = value["options"]
+    return ArchivedEnvironment(
+        target=Target(**value["target"]),
+        lock=value["lock"],
+        wheels=tuple(value["wheels"]),
+        options=LinkOptions(**{**options, "materialize": tuple(options["materialize"])}),
+    )
 
 
 def _entry_order(entry: ArchivedEntry) -> tuple[str, str, str]:
@@ -222,7 +268,9 @@ def _entry_order(entry: ArchivedEntry) -> tuple[str, str, str]:
 
 
 def _environment_order(environment: ArchivedEnvironment) -> tuple[object, ...]:
-    return environment.lock, tuple(asdict(environment.target).values()), environment.wheels
+    target, options = environment.target, environment.options
+    how = (options.isolated, options.user_site, options.prompt or "", options.allow_collisions)
+    return environment.lock, tuple(asdict(target).values()), environment.wheels, how, options.materialize
 
 
 def _check_order(keys: Sequence[Any]) -> None:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vrfstore import codec
 from vrfstore.errors import StoreDamagedError
-from vrfstore.model import Digest, EntryPlan, EntryReference, Node, Tree
-from vrfstore.store.layout import SITE_PACKAGES
+from vrfstore.model import Digest, EntryPlan, EntryReference, Libraries, Node, Tree
+from vrfstore.store.layout import SITE_PACKAGES, entry_directory
 from vrfstore.store.manifest import StoredFile
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "DATA",
     "HEADERS",
     "SCRIPTS",
+    "composite_reference",
     "directory_tree",
     "link_target",
     "plan_from_json",
@@ -47,10 +49,16 @@ INSTALLED = {
 SHARED_DATA = frozenset(
     [
         "bin", "include", "lib", "share",
-        "share/applications", "share/doc", "share/icons", "share/locale", "share/man",
+        "share/appdata", "share/applications", "share/doc", "share/icons", "share/info", "share/locale",
+        "share/man", "share/metainfo", "share/mime", "share/mime/packages", "share/pixmaps",
         *(f"share/man/man{section}" for section in range(1, 10)),
+        "share/bash-completion", "share/fish", "share/icons/hicolor", "share/icons/hicolor/scalable", "share/zsh",
+        "share/bash-completion/completions", "share/fish/completions", "share/fish/vendor_completions.d",
+        "share/zsh/site-functions", "share/zsh/vendor-completions",
+        "share/icons/hicolor/scalable/apps",
         "share/jupyter", "share/jupyter/kernels", "share/jupyter/lab", "share/jupyter/labextensions",
         "share/jupyter/nbconvert", "share/jupyter/nbconvert/templates", "share/jupyter/nbextensions",
+        *(f"share/jupyter/lab/{part}" for part in ("extensions", "schemas", "settings", "themes")),
     ]
 )  # fmt: skip
 """Directories of the data scheme that several wheels fill, or that tools write into: always real."""
@@ -58,7 +66,13 @@ SHARED_DATA = frozenset(
 _OPAQUE_ABOVE = 64
 """A directory without any module and with more files than this is never listed in a plan."""
 
-_PLAN_SCHEMA = 2
+_FILES_LISTED = 8
+"""A directory of the data scheme with more files than this is never listed in a plan."""
+
+_PLAN_SCHEMA = 3
+
+_COMPOSITE_DIGITS = 40
+"""Of a composite's digest in its directory name: so many that plans can name it without looking what is there."""
 
 DAMAGED = "damaged"
 """The key that a repair without a source adds to a plan, with what is wrong, so that no new link uses the entry."""
@@ -172,7 +186,7 @@ def _site_directory(
     if not importable and (not top or len(directory.files) > _OPAQUE_ABOVE):
         return numbers.next(SITE_PACKAGES, directory.path)
     tree: Tree = {}
-    if not shared and not (top and importable):
+    if not shared and not importable:
         tree[""] = numbers.next(SITE_PACKAGES, directory.path)
     tree.update(dict.fromkeys(sorted(directory.files), ""))
     for child_name, child in sorted(directory.directories.items()):
@@ -183,8 +197,14 @@ def _site_directory(
 def _data_directory(directory: _Directory, numbers: _Numbers) -> Tree:
     tree: Tree = dict.fromkeys(sorted(directory.files), "")
     for name, child in sorted(directory.directories.items()):
-        real = child.path in SHARED_DATA or child.path.split("/")[0] == "etc"
-        tree[name] = _data_directory(child, numbers) if real else numbers.next(DATA, child.path)
+        # What has only directories, as a scope of npm packages, is not one wheel's own.
+        if not child.files or child.path in SHARED_DATA or child.path.split("/")[0] == "etc":
+            tree[name] = _data_directory(child, numbers)
+        elif len(child.files) > _FILES_LISTED:
+            tree[name] = numbers.next(DATA, child.path)
+        else:
+            whole = numbers.next(DATA, child.path)
+            tree[name] = {"": whole, **_data_directory(child, numbers)}
     return tree
 
 
@@ -236,7 +256,9 @@ def installed_path(place: str) -> str:
     scheme, _, path = place.partition("/")
     if scheme == SITE_PACKAGES:
         return path
-    return "../../../" + "/".join(filter(None, [INSTALLED[scheme], path]))
+    place = "/".join(filter(None, [INSTALLED[scheme], path]))
+    # site-packages lies below lib, and a relative path does not go up further than it has to.
+    return f"../../{place.removeprefix('lib/')}" if place.startswith("lib/") else f"../../../{place}"
 
 
 def ready_record(
@@ -294,6 +316,19 @@ def record_bytes(rows: Iterable[Sequence[str]]) -> bytes:
     return text.getvalue().encode()
 
 
+def composite_reference(members: Sequence[EntryPlan]) -> EntryReference:
+    """Return what names the composite of some entries: equal members give the same one, in any order."""
+    identities = sorted(member.identity for member in members)
+    digest = Digest(codec.digest_of({"composite": identities}))
+    version = str(len(members))
+    return EntryReference(
+        digest=digest,
+        name="composite",
+        version=version,
+        directory=entry_directory(digest, "composite", version, length=_COMPOSITE_DIGITS),
+    )
+
+
 def plan_to_json(plan: EntryPlan) -> dict[str, object]:
     """Return a plan as ``plan.json`` holds it."""
     return {
@@ -309,6 +344,8 @@ def plan_to_json(plan: EntryPlan) -> dict[str, object]:
         "trees": plan.trees,
         "record_links": plan.record_links,
         "record_ready": plan.record_ready,
+        "libraries": [plan.libraries.shipped, plan.libraries.needs, plan.libraries.escapes],
+        "members": list(plan.members),
         "claimed": plan.claimed,
     }
 
@@ -325,6 +362,7 @@ def plan_from_json(value: Mapping[str, Any]) -> EntryPlan:
         raise StoreDamagedError(f"the entry is damaged: {value[DAMAGED]}", kind="entry-damaged")
     if value["schema"] != _PLAN_SCHEMA:
         raise ValueError(f"plan of schema {value['schema']!r}")
+    shipped, needs, escapes = value["libraries"]
     return EntryPlan(
         reference=EntryReference(
             digest=Digest(value["digest"]),
@@ -339,5 +377,11 @@ def plan_from_json(value: Mapping[str, Any]) -> EntryPlan:
         trees=value["trees"],
         record_links=value["record_links"],
         record_ready=value["record_ready"],
+        libraries=Libraries(
+            {directory: tuple(names) for directory, names in shipped.items()},
+            tuple((directory, name) for directory, name in needs),
+            tuple(escapes),
+        ),
+        members=tuple(value["members"]),
         claimed=value["claimed"],
     )

@@ -25,9 +25,10 @@ from installer.utils import Scheme
 from vrfstore import codec, fs
 from vrfstore.errors import WheelError
 from vrfstore.model import EntryPlan, EntryReference
-from vrfstore.store import entry_plan, scripts
+from vrfstore.store import elf, entry_plan, scripts
 from vrfstore.store.entry_plan import DATA, HEADERS, SCRIPTS
 from vrfstore.store.layout import BYTECODE, SITE_PACKAGES
+from vrfstore.store.libraries import libraries_of
 from vrfstore.store.manifest import Manifest, StoredFile, bytecode_directories
 from vrfstore.store.wheel import CheckedStream, checked_wheel
 from vrfstore.store.zip_structure import Limits
@@ -51,6 +52,12 @@ _PROGRAM = 0o555
 _SEALED = 0o555
 _NAMESPACE_LIMIT = 4096
 """Bytes. An ``__init__.py`` that only declares a pkgutil namespace is a few lines."""
+
+_HEAD = 8
+"""Bytes that tell what a file is."""
+
+_MOST_WORDS = 1 << 18
+"""What all shared libraries of a wheel may need and search. The most that was seen is 60,000."""
 
 _LARGEST_SCRIPT = 1 << 24
 """Bytes of a ``#!python`` script, which is written anew with another first line."""
@@ -157,6 +164,8 @@ class EntryWriter(WheelDestination):
         self._files: dict[str, StoredFile] = {}
         self._directories: set[str] = {""}
         self._namespaces: set[str] = set()
+        self._sections: dict[str, elf.DynamicSection] = {}
+        self._words = 0
         self._ready: dict[str, str] = {}
         self._make_parents("links/x")
 
@@ -175,10 +184,15 @@ class EntryWriter(WheelDestination):
         place = self._place(scheme, os.fspath(path))
         if place in self._files:
             self._refuse(place)
-        keep = _NAMESPACE_LIMIT if place.endswith("/__init__.py") else 8 if scheme == "scripts" else 0
+        keep = _NAMESPACE_LIMIT if place.endswith("/__init__.py") else _HEAD
         mode = _PROGRAM if is_executable or scheme == "scripts" else _FILE
         stored, head = self._write(place, stream, mode, keep)
-        if keep and scheme == "scripts" and scripts.is_python_script(head):
+        if elf.is_elf(head):
+            with open(f"{self._staging}/{place}", "rb") as program:
+                section = elf.read_dynamic(program)
+            if section is not None:
+                self._note_section(place, section)
+        elif scheme == "scripts" and scripts.is_python_script(head):
             if stored.size > _LARGEST_SCRIPT:
                 raise WheelError(
                     f"the script {place!r} has {stored.size} bytes; {_LARGEST_SCRIPT} are allowed",
@@ -188,7 +202,7 @@ class EntryWriter(WheelDestination):
                 )
             with open(f"{self._staging}/{place}", "rb") as script:
                 self._prepare_script(os.fspath(path), scripts.trampolined(script.read()))
-        elif keep and stored.size < _NAMESPACE_LIMIT and _declares_namespace(head):
+        elif keep > _HEAD and stored.size < _NAMESPACE_LIMIT and _declares_namespace(head):
             self._namespaces.add(place.removeprefix(f"{SITE_PACKAGES}/").removesuffix("/__init__.py"))
         return RecordEntry(os.fspath(path), Hash("sha256", stored.sha256), stored.size)
 
@@ -231,6 +245,7 @@ class EntryWriter(WheelDestination):
             trees=trees,
             record_links=record_links,
             record_ready=HEADERS not in trees,
+            libraries=libraries_of(self._sections, self._files),
             claimed=self._claimed,
         )
         # Once more beside the manifest: a repair of an entry that has lost that needs them.
@@ -250,6 +265,17 @@ class EntryWriter(WheelDestination):
         for directory in sorted(self._directories - {""}, reverse=True):
             fs.change_mode(f"{self._staging}/{directory}", _SEALED)
         return plan
+
+    def _note_section(self, place: str, section: elf.DynamicSection) -> None:
+        self._sections[place] = section
+        self._words += len(section.needed) + len(section.search)
+        if self._words > _MOST_WORDS:
+            raise WheelError(
+                f"its shared libraries name more than {_MOST_WORDS} others and directories",
+                kind="wheel-bomb",
+                path=self._facts.filename,
+                member=place,
+            )
 
     def _place(self, scheme: Scheme, path: str) -> str:
         directory = _SCHEME_DIRECTORIES[scheme]

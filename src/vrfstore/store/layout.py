@@ -16,6 +16,7 @@
       locks/<digest>.toml             pylock.toml files (PEP 751)
       interpreters/<digest>.json      what a probe said; <digest>/ the ready-made links to that python
       roots/<name>.json               pins
+      external/<token>.json           environments elsewhere that refer to entries
       leases/held.<id>.<protects>     see store.leases
       holds/                          files that are only ever locked, never removed
       gc/                             run (hold), condemned, spare
@@ -42,7 +43,7 @@ __all__ = [
     "environment_directory",
 ]
 
-FORMAT = 2
+FORMAT = 3
 """The version of everything in this module's picture. Another one is refused."""
 
 MEMO_SCHEMA = 1
@@ -63,7 +64,7 @@ DIGEST_LENGTHS = (20, 28, 40, 64)
 _NAME_LIMIT = 100
 
 SUBDIRECTORIES = (
-    "entries", "environments", "inputs", "requests", "locks", "interpreters", "roots", "leases", "holds",
+    "entries", "environments", "inputs", "requests", "locks", "interpreters", "roots", "external", "leases", "holds",
     "gc", "tmp", "logs", "repairs",
 )  # fmt: skip
 

@@ -7,16 +7,27 @@ modification time is the environment's last use, so that a hit refreshes it with
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
-from vrfstore.model import Digest, EntryReference, EnvironmentKey
+from vrfstore.model import Digest, EntryReference, EnvironmentKey, LinkOptions
 from vrfstore.store.layout import Layout
 
-__all__ = ["EnvironmentRecord", "own_token", "read", "record_to_json", "unchanged"]
+__all__ = [
+    "EnvironmentRecord",
+    "options_from_json",
+    "own_token",
+    "read",
+    "record_to_json",
+    "references_from_json",
+    "references_to_json",
+    "unchanged",
+]
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,10 +37,13 @@ class EnvironmentRecord:
     Attributes:
         directory: Its directory name: the key, and the generation if that is not 0.
         key: See ``linker.link.environment_key``.
-        executable: The interpreter that was asked for, an absolute path.
+        asked: The interpreter in the words of whoever asked: a path, a version or a command; empty for the default.
+        executable: The interpreter that this meant, an absolute path.
         interpreter: The identity that the key covers.
+        options: How it was linked.
         library: The name of its library directory, such as ``python3.11``.
         wheels: The entries it links to, in the order of their names.
+        composites: The composites it links to.
         lock: The digest that names its lock in ``locks/``.
         own: For each of its own paths that tell whether somebody changed it, its ``own_token``.
     """
@@ -42,6 +56,14 @@ class EnvironmentRecord:
     wheels: tuple[EntryReference, ...]
     lock: str
     own: dict[str, str]
+    asked: str = ""
+    options: LinkOptions = field(default_factory=LinkOptions)
+    composites: tuple[EntryReference, ...] = ()
+
+    @property
+    def entries(self) -> frozenset[str]:
+        """The directory names below entries/ of all that it links to, composites among them."""
+        return frozenset(reference.directory for reference in (*self.wheels, *self.composites))
 
 
 def own_token(path: str) -> str:
@@ -60,14 +82,41 @@ def record_to_json(record: EnvironmentRecord) -> bytes:
         {
             "schema": _SCHEMA,
             "key": record.key,
+            "asked": record.asked,
             "executable": record.executable,
             "interpreter": record.interpreter,
+            "options": asdict(record.options),
             "library": record.library,
-            "wheels": [[wheel.digest, wheel.name, wheel.version, wheel.directory] for wheel in record.wheels],
+            "wheels": references_to_json(record.wheels),
+            "composites": references_to_json(record.composites),
             "lock": record.lock,
             "own": record.own,
         }
     )
+
+
+def references_to_json(references: Iterable[EntryReference]) -> list[list[str]]:
+    """Return references as records hold them."""
+    return [[found.digest, found.name, found.version, found.directory] for found in references]
+
+
+def references_from_json(value: Iterable[Iterable[object]]) -> Iterator[EntryReference]:
+    """Yield the references that a record holds.
+
+    Raises:
+        ValueError, TypeError: They are none.
+    """
+    for digest, name, version, directory in (map(codec.text, reference) for reference in value):
+        yield EntryReference(digest=Digest(digest), name=name, version=version, directory=directory)
+
+
+def options_from_json(value: dict[str, Any]) -> LinkOptions:
+    """Return the options that a record holds.
+
+    Raises:
+        TypeError: They are none.
+    """
+    return LinkOptions(**value | {"materialize": tuple(value.get("materialize", ()))})
 
 
 def read(layout: Layout, directory: str) -> EnvironmentRecord:
@@ -92,12 +141,12 @@ def read(layout: Layout, directory: str) -> EnvironmentRecord:
             executable=value["executable"],
             interpreter=value["interpreter"],
             library=value["library"],
-            wheels=tuple(
-                EntryReference(digest=Digest(digest), name=name, version=version, directory=entry)
-                for digest, name, version, entry in (map(codec.text, wheel) for wheel in value["wheels"])
-            ),
+            wheels=tuple(references_from_json(value["wheels"])),
             lock=value["lock"],
             own=value["own"],
+            asked=value["asked"],
+            options=options_from_json(value["options"]),
+            composites=tuple(references_from_json(value["composites"])),
         )
     except FileNotFoundError:
         if os.path.isdir(os.path.dirname(path)):

@@ -352,6 +352,10 @@ class Store:
         names = {f"entries/{candidate}" for wheel in wheels for candidate in _candidates(*wheel)}
         condemned.wait_until_clear(self.layout, names)
 
+    def await_composite(self, reference: EntryReference) -> None:
+        """Return when a composite is not condemned; the caller has leased its digest. See ``await_entries``."""
+        condemned.wait_until_clear(self.layout, {f"entries/{reference.directory}"})
+
     def entry(self, digest: Digest, name: str, version: str, claimed: str = "") -> EntryPlan | None:
         """Return the plan of an entry, if that is in the store.
 

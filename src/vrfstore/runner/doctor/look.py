@@ -477,6 +477,8 @@ def _bases(layout: Layout, place: Place, tools: Tools) -> tuple[tuple[Base, ...]
         for directory in store.environments():
             try:
                 identity = store.record(directory).interpreter
+                if identity.get("target"):
+                    continue  # nothing here stands on it
                 counted[str(identity["real"]), str(identity["version"])] += 1
             except FileNotFoundError:
                 continue

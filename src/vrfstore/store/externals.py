@@ -1,0 +1,287 @@
+"""External environments: those at a path of the user's. What is known of them, on both sides.
+
+``PATH/vrfstore.json`` is the environment's own record: what it was linked from, and every path that vrfstore has put
+there. ``<store>/external/<token>.json`` is its registration, which keeps entries from gc: where it is, and what it
+refers to. The token is in both, so that another environment at the same path, or the same one elsewhere, is told.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vrfstore import codec, fs
+from vrfstore.errors import StoreDamagedError
+from vrfstore.model import EntryReference, Interpreter, LinkOptions
+from vrfstore.store.layout import Layout
+from vrfstore.store.leases import Lease
+from vrfstore.store.records import options_from_json, references_from_json, references_to_json
+
+__all__ = [
+    "RECORD",
+    "ExternalRecord",
+    "Made",
+    "Registration",
+    "forget",
+    "hold_key",
+    "read",
+    "read_registration",
+    "register",
+    "registrations",
+    "write",
+]
+
+RECORD = "vrfstore.json"
+"""The record's name in an environment."""
+
+_SCHEMA = 1
+_LARGEST = 1 << 26
+_TOKEN = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Something that vrfstore has put into an environment.
+
+    Attributes:
+        what: ``d`` for a directory, ``l:<target>`` for a symlink, ``f:<mode>:<SHA-256>`` for a file.
+        seen: The file's ``records.own_token`` after it was made, so that it need not be read to be known again;
+            empty where that is not known, and for what is no file.
+        before: What else may be there instead, while the environment is being changed: what it was until then.
+    """
+
+    what: str
+    seen: str = ""
+    before: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExternalRecord:
+    """What an external environment was linked as.
+
+    Attributes:
+        token: Names its registration; 16 hexadecimal digits.
+        place: Where it was when it was linked, absolute and without links.
+        store: The absolute path of the store.
+        asked: The interpreter in the words of whoever asked; empty for the default.
+        executable: The interpreter that this meant, an absolute path.
+        interpreter: Its identity, as in keys of managed environments.
+        options: How it was linked.
+        library: The name of its library directory, such as ``python3.11``.
+        requirements: The canonical text of what was asked for.
+        path: The file that this came from.
+        wheels: The entries that it links to, in the order of their names.
+        composites: The composites that it links to.
+        lock: The digest of its lock.
+        made: Everything that vrfstore has put there, by path below the environment.
+        finished: Whether all of it is there; False in what a kill has left.
+    """
+
+    token: str
+    place: str
+    store: str
+    asked: str
+    executable: str
+    interpreter: dict[str, object]
+    options: LinkOptions = field(default_factory=LinkOptions)
+    library: str
+    requirements: str
+    path: str
+    wheels: tuple[EntryReference, ...]
+    composites: tuple[EntryReference, ...]
+    lock: str
+    made: Mapping[str, Made]
+    finished: bool
+
+    @property
+    def site_packages(self) -> str:
+        """Its site-packages, relative to the environment."""
+        return f"lib/{self.library}/site-packages"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registration:
+    """What a store knows of an external environment.
+
+    Attributes:
+        token: As in its record.
+        path: Where it was when it was last linked or checked, absolute.
+        device: The device of its directory then, 0 where it was not there yet.
+        references: The entries and composites that it refers to; more than it needs while it is being changed.
+        locks: The digests of its locks, as many.
+    """
+
+    token: str
+    path: str
+    device: int
+    references: tuple[EntryReference, ...]
+    locks: tuple[str, ...]
+
+
+def hold_key(place: str) -> str:
+    """Return what names the hold of the environment at a path without links."""
+    return codec.hexdigest(os.fsencode(place))
+
+
+def read(environment: str) -> ExternalRecord | None:
+    """Return the record of the environment at a path; None where there is none.
+
+    Raises:
+        StoreDamagedError: It cannot be read, or is another version's.
+    """
+    path = f"{environment}/{RECORD}"
+    try:
+        value = _known(codec.loads(fs.read_file(path, _LARGEST)))
+        return ExternalRecord(
+            token=_token(value["token"]),
+            place=codec.text(value["place"]),
+            store=codec.text(value["store"]),
+            asked=codec.text(value["asked"]),
+            executable=codec.text(value["executable"]),
+            interpreter=_identity(value),
+            options=options_from_json(value["options"]),
+            library=codec.text(value["library"]),
+            requirements=codec.text(value["requirements"]),
+            path=codec.text(value["path"]),
+            wheels=tuple(references_from_json(value["wheels"])),
+            composites=tuple(references_from_json(value["composites"])),
+            lock=codec.text(value["lock"]),
+            made={
+                _inside(path): Made(codec.text(what), codec.text(seen), tuple(map(codec.text, before)))
+                for path, (what, seen, before) in value["made"].items()
+            },
+            finished=bool(value["finished"]),
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreDamagedError(
+            f"the environment's record cannot be read: {error}",
+            kind="record-unreadable",
+            path=path,
+            hint="link it again with: vrfstore link FILE --into PATH --force",
+        ) from error
+
+
+def _known(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    if value["schema"] != _SCHEMA:
+        raise ValueError(f"it is of schema {value['schema']!r}")
+    return value
+
+
+def _identity(value: Mapping[str, Any]) -> dict[str, object]:
+    """Return the identity of an interpreter; what lacks a part of it is none."""
+    identity = dict(value["interpreter"])
+    Interpreter.of_identity(identity, codec.text(value["executable"]))
+    return identity
+
+
+def _token(value: object) -> str:
+    """Return a token of a record, which becomes part of a path in the store."""
+    token = codec.text(value)
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(f"{token!r} is no token")
+    return token
+
+
+def _inside(path: str) -> str:
+    """Return a path of a record, which somebody may have written who means to lead us out of the environment."""
+    parts = codec.text(path).split("/")
+    if "" in parts or "." in parts or ".." in parts:
+        raise ValueError(f"{path!r} is no path in an environment")
+    return path
+
+
+def write(environment: str, record: ExternalRecord) -> None:
+    """Put a record in its place, or in that of the one before."""
+    value: dict[str, Any] = {
+        "schema": _SCHEMA,
+        "token": record.token,
+        "place": record.place,
+        "store": record.store,
+        "asked": record.asked,
+        "executable": record.executable,
+        "interpreter": record.interpreter,
+        "options": asdict(record.options),
+        "library": record.library,
+        "requirements": record.requirements,
+        "path": record.path,
+        "wheels": references_to_json(record.wheels),
+        "composites": references_to_json(record.composites),
+        "lock": record.lock,
+        "made": {path: [made.what, made.seen, made.before] for path, made in record.made.items()},
+        "finished": record.finished,
+    }
+    temporary = f"{environment}/.{RECORD}.{fs.unique_name()}"
+    try:
+        fs.write_file(temporary, codec.dumps(value), sync=True)
+        fs.rename(temporary, f"{environment}/{RECORD}")
+    except BaseException:
+        fs.remove_file(temporary)
+        raise
+
+
+def register(layout: Layout, lease: Lease, registration: Registration) -> None:
+    """Let gc know of an environment; in place of what it knew of it before."""
+    value = {
+        "schema": _SCHEMA,
+        "path": registration.path,
+        "device": registration.device,
+        "references": references_to_json(registration.references),
+        "locks": list(registration.locks),
+    }
+    temporary = layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+    # Synced: what it keeps from gc is in use by an environment that nothing here knows of otherwise.
+    fs.write_file(temporary, codec.dumps(value), sync=True)
+    fs.rename(temporary, _path(layout, registration.token))
+
+
+def forget(layout: Layout, token: str) -> bool:
+    """Let gc know no more of an environment. Returns whether it did."""
+    return fs.remove_file(_path(layout, token))
+
+
+def read_registration(layout: Layout, token: str) -> Registration | None:
+    """Return what is known of one environment; None where nothing is.
+
+    Raises:
+        StoreDamagedError: It cannot be read.
+    """
+    path = _path(layout, token)
+    try:
+        value = _known(codec.loads(fs.read_file(path)))
+        return Registration(
+            token=token,
+            path=codec.text(value["path"]),
+            device=int(value["device"]),
+            references=tuple(references_from_json(value["references"])),
+            locks=tuple(map(codec.text, value["locks"])),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # A link that leads nowhere is still there, and may lead somewhere tomorrow.
+        if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
+            return None
+        raise StoreDamagedError(
+            f"the registration of an environment cannot be read: {error}",
+            kind="registration-unreadable",
+            path=path,
+        ) from error
+
+
+def registrations(layout: Layout) -> Iterator[Registration | StoreDamagedError]:
+    """Yield what is known of all external environments, and an error for each that cannot be read."""
+    for name in sorted(os.listdir(layout.of("external"))):
+        try:
+            found = read_registration(layout, name.removesuffix(".json"))
+        except StoreDamagedError as error:
+            yield error
+        else:
+            if found is not None:
+                yield found
+
+
+def _path(layout: Layout, token: str) -> str:
+    return layout.of("external", f"{token}.json")
