@@ -17,7 +17,8 @@ is not wrapped here: it passes through, and the command line translates it.
     ├── WheelError                18
     ├── CollisionError            19
     ├── StoreError                21
-    └── InterpreterError          22
+    ├── InterpreterError          22
+    └── DriftError                23
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
     "BusyError",
     "CollisionError",
     "DiskFullError",
+    "DriftError",
     "InterpreterError",
     "PackageIndexError",
     "RequirementsError",
@@ -185,3 +187,10 @@ class InterpreterError(VrfstoreError):
 
     exit_code = 22
     default_kind = "interpreter-unsuitable"
+
+
+class DriftError(VrfstoreError):
+    """An environment is not as it was linked, and cannot be used or mended as it is."""
+
+    exit_code = 23
+    default_kind = "drift"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ import click
 
 from vrfstore import __version__
 from vrfstore.cli import render
+from vrfstore.cli.lazy import LazyGroup
 from vrfstore.errors import DiskFullError, StoreDamagedError, StoreError, VrfstoreError
 
 __all__ = ["application", "run"]
@@ -23,6 +23,7 @@ _COMMANDS = {
     "add": "Unpack wheel files into the store.",
     "compile": "Compile bytecode, so that nobody has to while importing.",
     "doctor": "Look at the store and what it stands on; say what to do.",
+    "env": "Check, heal and copy environments.",
     "export": "Write entries and environments into an archive.",
     "gc": "Remove what nothing refers to.",
     "import": "Take over entries and environments from an archive.",
@@ -32,35 +33,12 @@ _COMMANDS = {
     "run": "Run a command in the environment of a requirements file.",
     "verify": "Find what is not as it was published, and repair it.",
 }
-"""Each is ``command`` in ``vrfstore.cli.<name>_command``, loaded when it is wanted."""
-
-
-class _Commands(click.Group):
-    """A group that imports a command only to run it or to show its own help."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return all names."""
-        del ctx
-        return sorted(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command."""
-        del ctx
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"vrfstore.cli.{cmd_name}_command")
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without loading them."""
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(_COMMANDS.items()))
 
 
 @click.group(
-    cls=_Commands,
+    cls=LazyGroup,
+    subcommands=_COMMANDS,
+    modules="vrfstore.cli.",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 Examples:
@@ -82,7 +60,7 @@ def application(context: click.Context, store: str | None) -> None:
 
     Exit codes: 0 done, 2 usage, 10 bad requirement, 11 cannot be resolved, 14 index or network, 15 busy, 16 disk
     full, 17 store damaged, 18 a wheel was refused, 19 wheels collide, 21 store cannot be used, 22 interpreter
-    unsuitable, 70 internal error, 130 interrupted, 141 the reader of stdout went away.
+    unsuitable, 23 drift found, 70 internal error, 130 interrupted, 141 the reader of stdout went away.
     """
     context.obj = store
 

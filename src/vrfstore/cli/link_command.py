@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vrfstore.cli import render
-from vrfstore.cli.options import json_option, link_options, store_option
+from vrfstore.cli.options import json_option, link_options, store_option, target_option
 from vrfstore.cli.progress import watching
 from vrfstore.runner.link import LinkResult, link
 from vrfstore.store.store import Store
@@ -21,11 +22,24 @@ __all__ = ["command"]
 Examples:
   vrfstore link requirements.vrf
   vrfstore link requirements.vrf --python 3.12
+  vrfstore link requirements.vrf --into .venv && . .venv/bin/activate
+  vrfstore link requirements.vrf --target image.json --into /srv/venv
   QUARTO_PYTHON=$(vrfstore link requirements.vrf) quarto render report.qmd
 """,
 )
 @click.argument("requirements", metavar="FILE")
 @link_options
+@target_option
+@click.option(
+    "--into",
+    metavar="DIRECTORY",
+    help="Make an environment of your own there, or bring it up to date; what you have installed there stays.",
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="With --into: replace what is in the way, in any directory that is not empty.",
+)
 @store_option
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings on stderr.")
@@ -39,6 +53,8 @@ def command(
     durable: bool,
     as_json: bool,
     quiet: bool,
+    target: str | None,
+    python: str | None,
     **options: Any,
 ) -> None:
     """Make the environment of a requirements file, and print its python.
@@ -46,9 +62,12 @@ def command(
     FILE names packages, one a line, as pip's requirements files do. What the base interpreter already has is
     not installed again. The second time this takes milliseconds and no network.
     """
+    source = click.get_current_context().get_parameter_source("python")
+    if target is not None and source is ParameterSource.ENVIRONMENT:
+        python = None  # what is usual gives way to what is asked for here
     with watching(quiet=quiet) as watch:
         opened = Store.open(store or default_store, durable=durable)
-        result = link(requirements, store=opened, watch=watch, **options)
+        result = link(requirements, store=opened, python=python, target=target, watch=watch, **options)
     if not quiet:
         for warning in result.warnings:
             render.warn(warning)
@@ -73,6 +92,7 @@ def _to_json(result: LinkResult) -> dict[str, object]:
             }
             for package in result.packages
         ],
+        "by_hand": [{"name": name, "version": version} for name, version in result.by_hand],
         "bytes": {"downloaded": result.downloaded},
         "timings_ms": {name: round(seconds * 1000, 3) for name, seconds in result.timings.items()},
         "warnings": list(result.warnings),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vrfstore.cli import render
 from vrfstore.cli.options import link_options, store_option
 from vrfstore.cli.progress import watching
 from vrfstore.errors import UsageError
 from vrfstore.runner.link import link
-from vrfstore.runner.run import replace_process
+from vrfstore.runner.run import Prepared, mend, prepare, replace_process
 from vrfstore.store.store import Store
 
 __all__ = ["command"]
+
+_ALWAYS = frozenset({"requirements", "words", "store", "heal"})
+"""Parameters that make sense for an environment that is there already."""
 
 
 @click.command(
@@ -24,11 +29,25 @@ __all__ = ["command"]
 Examples:
   vrfstore run requirements.vrf -- python report.py
   vrfstore run requirements.vrf -- jupyter nbconvert --execute notebook.ipynb
+  vrfstore run .venv -- python report.py
 """,
 )
-@click.argument("requirements", metavar="FILE")
+@click.argument("requirements", metavar="FILE|ENVIRONMENT")
 @click.argument("words", nargs=-1, metavar="-- COMMAND [ARGUMENT]...", type=click.UNPROCESSED)
 @link_options
+@click.option(
+    "--into",
+    metavar="DIRECTORY",
+    help="Make an environment of your own there, or bring it up to date, and run in that one.",
+)
+@click.option(
+    "--no-heal",
+    "heal",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Do not mend an environment of your own before.",
+)
 @store_option
 @click.pass_obj
 def command(
@@ -39,18 +58,58 @@ def command(
     store: str | None,
     *,
     durable: bool,
+    heal: bool,
     **options: Any,
 ) -> None:
-    """Run a command in the environment of a requirements file.
+    """Run a command in the environment of a requirements file, or in one that is there.
 
     The environment comes first on PATH; VIRTUAL_ENV and QUARTO_PYTHON name it. It stays as long as the command
-    runs, whatever gc does. The exit code is the command's own.
+    runs, whatever gc does. What has drifted in an ENVIRONMENT is mended before, as far as that goes without the
+    network. The exit code is the command's own.
     """
     if not words:
         raise UsageError("no command is given", hint="write it after --, as in: run FILE -- python report.py")
+    given = store or default_store
+    if os.path.isdir(requirements):
+        _check_options(requirements)
+        prepared = _prepare(requirements, given, heal=heal)
+        replace_process(prepared, words, user_site=prepared.user_site)
     with watching() as watch:
-        opened = Store.open(store or default_store, durable=durable)
+        opened = Store.open(given, durable=durable)
+        mended = _mended(options["into"], given, watch) if heal and options["into"] else ()
         result = link(requirements, store=opened, lease=True, watch=watch, **options)
-    for warning in result.warnings:
+    for warning in (*mended, *result.warnings):
         render.warn(warning)
-    replace_process(result, words)
+    replace_process(result, words, user_site=options["options"].user_site)
+
+
+def _check_options(place: str) -> None:
+    """Refuse options that say how an environment is linked, where one is there."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in _ALWAYS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"{parameter.opts[0]} is of no use with an environment that is there",
+                kind="options-conflict",
+                path=place,
+                hint="give a requirements file, or leave the option out",
+            )
+
+
+def _prepare(place: str, given: str | None, *, heal: bool) -> Prepared:
+    with watching() as watch:
+        prepared = prepare(place, given, heal=heal, watch=watch)
+    for warning in prepared.warnings:
+        render.warn(warning)
+    return prepared
+
+
+def _mended(place: str, given: str | None, watch: Any) -> tuple[str, ...]:
+    """Mend an environment before it is brought up to date: re-pointed links would pass for somebody's own."""
+    from vrfstore.runner import inspection  # noqa: PLC0415 - for an environment of one's own only
+    from vrfstore.store import externals  # noqa: PLC0415
+
+    if externals.read(os.path.realpath(place)) is None:
+        return ()
+    return mend(inspection.find(place, given, to_look=False), watch)

@@ -11,29 +11,35 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vrfstore import codec, fs
 from vrfstore import interpreter as probing
 from vrfstore.errors import StoreDamagedError, UsageError
+from vrfstore.linker.compatibility import check_compatible
+from vrfstore.linker.composing import composed
+from vrfstore.linker.into import Asked, Linked, check_directory, link_into
 from vrfstore.linker.link import environment_key
 from vrfstore.linker.link import link as link_environment
+from vrfstore.linker.plan import Merge, settled
 from vrfstore.model import (
     Digest,
     EntryPlan,
     EntryReference,
+    EnvironmentKey,
     Event,
     Interpreter,
+    LinkOptions,
     Lock,
     LockedWheel,
     Requirements,
     Watcher,
     nobody,
 )
-from vrfstore.requirements import fetch, pip, resolve
+from vrfstore.requirements import fetch, pip, resolve, targets
 from vrfstore.requirements import lock as locks
 from vrfstore.requirements import parse as parsing
 from vrfstore.runner import hit
@@ -44,7 +50,7 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 
-__all__ = ["CompileMode", "LinkResult", "LinkedPackage", "link"]
+__all__ = ["CompileMode", "LinkResult", "LinkedPackage", "link", "link_again"]
 
 CompileMode = Literal["eager", "background", "off"]
 
@@ -73,6 +79,7 @@ class LinkResult:
         warnings: What the caller should know.
         timings: Seconds by step: ``probe``, ``resolve``, ``fetch``, ``link``, ``total``.
         lease: What keeps the environment, if that was asked for; the caller's to release.
+        by_hand: (name, version) of what the user has installed into an environment of his own.
     """
 
     status: str
@@ -84,13 +91,18 @@ class LinkResult:
     warnings: tuple[str, ...]
     timings: Mapping[str, float]
     lease: Lease | None = None
+    by_hand: tuple[tuple[str, str], ...] = ()
 
 
-def link(
+def link(  # noqa: PLR0913 - all but the first by keyword
     requirements: str | os.PathLike[str],
     *,
     python: str | None = None,
     store: str | os.PathLike[str] | Store | None = None,
+    options: LinkOptions = LinkOptions(),  # noqa: B008 - frozen
+    into: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    target: str | os.PathLike[str] | None = None,
     refresh: bool = False,
     lease: bool = False,
     compile_mode: CompileMode | None = None,
@@ -103,6 +115,12 @@ def link(
         python: The base interpreter: a path, or a version or command on PATH; by default the Python that
             vrfstore itself stands on.
         store: The store, or its directory; by default ``$VRFSTORE_HOME``, else the user's data directory.
+        options: How the environment is linked.
+        into: A directory of the caller's to make the environment in, or to bring up to date, instead of one in the
+            store that is shared. What was installed there by hand stays.
+        force: Replace what is in the way there, even if the directory is somebody else's.
+        target: A file that describes an interpreter that is not here (docs/targets.md), instead of ``python``;
+            nothing of it is started, and no bytecode is compiled. Isolated, unless the file lists packages.
         refresh: Resolve again, even if it is known what the file resolved to.
         lease: Keep the environment from gc until the result's ``lease`` is released, or this process and all
             that inherit its descriptor have ended.
@@ -112,22 +130,29 @@ def link(
         watch: Is told what long steps do; called from several threads.
 
     Raises:
-        UsageError: ``$VRFSTORE_COMPILE`` is none of these.
+        UsageError: ``$VRFSTORE_COMPILE`` is none of these; or both ``python`` and ``target`` are given.
         RequirementsError: The file cannot be read or parsed, or asks for what it may not.
-        InterpreterError: The base is missing or unsuitable.
+        InterpreterError: The base is missing or unsuitable, or the file does not describe one.
         StoreError: The store cannot be used.
         ResolutionError, PackageIndexError: No set of wheels, or no answer.
         WheelError, CollisionError: A wheel is not acceptable, or two do not go together.
         OSError: The disk is full, or worse.
     """
+    if target is not None and python is not None:
+        raise UsageError("an environment is for one interpreter: python or target", kind="options-conflict")
     opened = store if isinstance(store, Store) else Store.open(store)
     path = os.fspath(requirements)
     data = parsing.read(path)
-    executable = probing.find(python)
-    digest = hit.input_digest(data, executable, os.environ)
+    described = None if target is None else targets.read(os.fspath(target))
+    if described is not None:
+        python, compile_mode = os.path.abspath(os.fspath(target or "")), "off"
+        options = options if described.base else replace(options, isolated=True)
+    executable = probing.find(python) if described is None else described.executable
+    digest = hit.input_digest(data, executable, os.environ, options.identity)
     clock = _Clock()
     compile_mode = compile_mode or _compile_mode(os.environ)
-    if not refresh and compile_mode != "eager":
+    place = None if into is None else check_directory(opened, os.fspath(into), force=force)
+    if not refresh and compile_mode != "eager" and place is None and described is None:
         found, kept = _look_up(opened, digest, lease=lease)
         if found is not None:
             try:
@@ -137,8 +162,62 @@ def link(
                 if kept is not None:
                     kept.release()
     asked = parsing.parse(data, path)
-    whole = _Link(opened, asked, executable, digest, clock, compile_mode, watch or nobody)
+    whole = _Link(
+        store=opened,
+        asked=asked,
+        python=python or "",
+        executable=executable,
+        options=options,
+        place=place,
+        force=force,
+        input_digest=digest,
+        clock=clock,
+        compile_mode=compile_mode,
+        watch=watch or nobody,
+        target=described,
+    )
     return whole.run(refresh=refresh, lease=lease)
+
+
+def link_again(
+    store: Store,
+    asked: Requirements,
+    place: str,
+    *,
+    python: str,
+    executable: str,
+    options: LinkOptions,
+    watch: Watcher,
+) -> LinkResult:
+    """Link an external environment for another interpreter, from what it was asked to have.
+
+    Args:
+        store: Its store.
+        asked: Its requirements.
+        place: The environment, absolute.
+        python: The interpreter in the words of whoever asked.
+        executable: What that means now.
+        options: As its record has them; what is to be materialized may not be in it any more.
+        watch: See ``link``.
+
+    Raises:
+        VrfstoreError, OSError: See ``link``.
+    """
+    whole = _Link(
+        store=store,
+        asked=asked,
+        python=python,
+        executable=executable,
+        options=options,
+        place=place,
+        force=False,
+        input_digest="",
+        clock=_Clock(),
+        compile_mode=_compile_mode(os.environ),
+        watch=watch,
+        lenient=True,
+    )
+    return whole.run(refresh=False, lease=False)
 
 
 def _compile_mode(variables: Mapping[str, str]) -> CompileMode:
@@ -203,54 +282,159 @@ class _Clock:
         return {**self.seconds, "total": time.perf_counter() - self.began}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Made:
+    """An environment that stands.
+
+    Attributes:
+        place: Its absolute path.
+        wheels: What it links to, sorted by name.
+        lock: The digest of its lock.
+        new: Whether anything had to be done.
+        record: Of a managed one.
+        by_hand: See ``LinkResult``.
+        warnings: What the caller should know.
+    """
+
+    place: str
+    wheels: tuple[EntryReference, ...]
+    lock: str
+    new: bool
+    record: EnvironmentRecord | None = None
+    by_hand: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Link:
     """The whole way, for one call."""
 
     store: Store
     asked: Requirements
+    python: str
     executable: str
+    options: LinkOptions
+    place: str | None
+    force: bool
     input_digest: str
     clock: _Clock
     compile_mode: CompileMode
     watch: Watcher
+    lenient: bool = False
+    target: targets.Target | None = None
 
     def run(self, *, refresh: bool, lease: bool) -> LinkResult:
         layout = self.store.layout
         with self.store.session() as session:
             with self.clock.step("probe"):
-                base, stats = interpreters.known(layout, session, self.executable)
+                # No memo for a target: what its file says decides, and not when that was written.
+                base, stats = (
+                    (self.target, None)
+                    if self.target is not None
+                    else interpreters.known(layout, session, self.executable)
+                )
             if stats is not None:
                 # Before any of it is read.
                 stats |= {path: fs.stat_token(path) for path in pip.configuration_files(base)}
             lock, lock_digest, warnings = self._lock(session, base, refresh=refresh)
             digests = [wheel.digest for wheel in lock.wheels]
-            key = environment_key(digests, base)
+            names = [wheel.name for wheel in lock.wheels]
+            options = settled(self._present(names) if self.lenient else self.options, names)
+            key = environment_key(digests, base, options)
             with leases.take(layout, environment=key, digests=digests, lock=lock_digest) as working:
                 locks.write(layout, working, lock)
                 plans, fetched = self._entries(working, lock, base)
-                directories = [plan.reference.directory for plan in plans]
-                missing = self.compile_mode != "off" and not all(
-                    is_compiled(layout, directory, base) for directory in directories
-                )
-                if missing and self.compile_mode == "eager":
-                    from vrfstore.store.compiling import compile_entries  # noqa: PLC0415 - once per wheel
-
-                    with self.clock.step("compile"):
-                        compile_entries(self.store, base, directories, lease=working, watch=self.watch)
-                self.watch(Event(kind="linking", total=len(plans)))
-                with self.clock.step("link"):
-                    record, made = link_environment(
-                        self.store, working, plans, base, key=key, lock=lock_digest
-                    )
-                if not warnings:  # which have to be said every time
-                    self._remember(working, record, stats)
-                if missing and self.compile_mode == "background":
-                    from vrfstore.store.compiling import start_worker  # noqa: PLC0415 - once per wheel
-
-                    start_worker(self.store, base, directories, lease=working)
+                check_compatible(plans, base)
+                made = self._make(working, plans, base, options, key, lock_digest)
+                # Warnings have to be said every time.
+                if made.record is not None and not warnings:
+                    self._remember(working, made.record, stats)
                 kept = leases.take(layout, environment=key) if lease else None
-        return self._result(record, fetched, warnings, made=made, kept=kept)
+        return self._result(made, fetched, warnings, kept)
+
+    def _present(self, names: Collection[str]) -> LinkOptions:
+        """Return the options without the names of what is not there."""
+        wanted = tuple(name for name in self.options.materialize if name in names)
+        return replace(self.options, materialize=wanted)
+
+    def _make(
+        self,
+        working: Lease,
+        plans: Sequence[EntryPlan],
+        base: Interpreter,
+        options: LinkOptions,
+        key: EnvironmentKey,
+        lock: str,
+    ) -> _Made:
+        """Link, with bytecode compiled when that is wanted."""
+        with composed(self.store, plans, options) as merged:
+            directories = merged.directories(plans)
+            missing = self.compile_mode != "off" and not all(
+                is_compiled(self.store.layout, directory, base) for directory in directories
+            )
+            if missing and self.compile_mode == "eager":
+                from vrfstore.store.compiling import compile_entries  # noqa: PLC0415 - once per wheel
+
+                with self.clock.step("compile"):
+                    compile_entries(self.store, base, directories, lease=working, watch=self.watch)
+            self.watch(Event(kind="linking", total=len(plans)))
+            with self.clock.step("link"):
+                made = (
+                    self._managed(working, plans, base, merged, key, lock)
+                    if self.place is None
+                    else self._external(working, plans, base, merged.options, self.place, lock)
+                )
+        if missing and self.compile_mode == "background":
+            from vrfstore.store.compiling import start_worker  # noqa: PLC0415 - once per wheel
+
+            start_worker(self.store, base, directories, lease=working)
+        return made
+
+    def _managed(
+        self,
+        working: Lease,
+        plans: Sequence[EntryPlan],
+        base: Interpreter,
+        merged: Merge,
+        key: EnvironmentKey,
+        lock: str,
+    ) -> _Made:
+        record, new = link_environment(
+            self.store, working, plans, base, key=key, lock=lock, merged=merged, asked=self.python
+        )
+        return _Made(
+            place=self.store.layout.of("environments", record.directory),
+            wheels=record.wheels,
+            lock=record.lock,
+            new=new,
+            record=record,
+        )
+
+    def _external(
+        self,
+        working: Lease,
+        plans: Sequence[EntryPlan],
+        base: Interpreter,
+        options: LinkOptions,
+        place: str,
+        lock: str,
+    ) -> _Made:
+        asked = Asked(
+            requirements=self.asked.canonical,
+            path=os.path.abspath(self.asked.path),
+            python=self.python,
+            lock=lock,
+            options=options,
+        )
+        linked = link_into(self.store, working, plans, base, place, asked, force=self.force)
+        return _Made(
+            place=place,
+            wheels=linked.record.wheels,
+            lock=lock,
+            new=not linked.changes.nothing,
+            by_hand=tuple((found.name, found.version) for found in linked.by_hand),
+            warnings=tuple(_left(linked, plans)),
+        )
 
     def _lock(self, session: Lease, base: Interpreter, *, refresh: bool) -> tuple[Lock, str, tuple[str, ...]]:
         """Return the lock of the request, its digest, and warnings."""
@@ -270,7 +454,9 @@ class _Link:
             self.watch(Event(kind="resolving", subject=self.asked.path))
             with self.clock.step("resolve"):
                 log = resolve.log_path(self.store, digest)
-                lock = resolve.resolve(self.store, session, self.asked, base, log)
+                lock = resolve.resolve(
+                    self.store, session, self.asked, base, log, isolated=self.options.isolated
+                )
             lock_digest = locks.lock_digest(locks.dumps(lock))
             with leases.take(self.store.layout, lock=lock_digest) as keeping:
                 locks.write(self.store.layout, keeping, lock)
@@ -283,9 +469,11 @@ class _Link:
         """Name the request: what is asked, for whom, and where it may come from. Not how it is written."""
         return codec.digest_of(
             {
-                "base": [list(distribution) for distribution in base.base],
+                "base": [] if self.options.isolated else [list(found) for found in base.base],
+                "isolated": self.options.isolated,
                 "format": FORMAT,
-                "interpreter": base.identity,
+                # What is here keeps its C library; a description may come to name another.
+                "interpreter": base.identity | ({"libc": base.libc} if self.target is not None else {}),
                 "requirements": self.asked.canonical,
                 "configuration": {path: _content(path) for path in pip.configuration_files(base)},
                 "variables": {name: value for name, value in os.environ.items() if name.startswith("PIP_")},
@@ -335,14 +523,11 @@ class _Link:
 
     def _result(
         self,
-        record: EnvironmentRecord,
+        made: _Made,
         fetched: Sequence[fetch.Fetched],
         warnings: tuple[str, ...],
-        *,
-        made: bool,
         kept: Lease | None,
     ) -> LinkResult:
-        environment = self.store.layout.of("environments", record.directory)
         new = frozenset(item.plan.reference.digest for item in fetched if item.size)
         # Said once, when they are unpacked: unlike those of the request they say nothing of the environment.
         odd = (
@@ -351,16 +536,28 @@ class _Link:
             for warning in item.warnings
         )
         return LinkResult(
-            status="built" if new else "linked" if made else "hit",
-            python=f"{environment}/bin/python",
-            environment=environment,
-            lock=locks.lock_path(self.store.layout, record.lock),
-            packages=tuple(_package(wheel, new) for wheel in record.wheels),
+            status="built" if new else "linked" if made.new else "hit",
+            python=f"{made.place}/bin/python",
+            environment=made.place,
+            lock=locks.lock_path(self.store.layout, made.lock),
+            packages=tuple(_package(wheel, new) for wheel in made.wheels),
             downloaded=sum(item.size for item in fetched),
-            warnings=(*warnings, *odd),
+            warnings=(*warnings, *odd, *made.warnings),
             timings=self.clock.finish(),
             lease=kept,
+            by_hand=made.by_hand,
         )
+
+
+def _left(linked: Linked, plans: Sequence[EntryPlan]) -> Iterator[str]:
+    """Yield what was not linked because of what the user has put there."""
+    there = {found.name: found.version for found in linked.by_hand}
+    for plan in plans:
+        wheel = plan.reference
+        if wheel.name in there:
+            yield f"{wheel.name} {there[wheel.name]} was installed by hand and stays; {wheel.version} is not linked"
+    for path in linked.changes.kept:
+        yield f"{path} was changed by hand and stays as it is"
 
 
 def _package(wheel: EntryReference, new: frozenset[Digest]) -> LinkedPackage:

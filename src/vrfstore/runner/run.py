@@ -5,37 +5,157 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
 
-from vrfstore.errors import UsageError
-from vrfstore.runner.link import LinkResult
+from vrfstore import fs
+from vrfstore.errors import DriftError, StoreError, UsageError, VrfstoreError
+from vrfstore.model import Watcher
+from vrfstore.store import condemned, leases
+from vrfstore.store.externals import ExternalRecord
+from vrfstore.store.leases import Lease
 
-__all__ = ["command_environment", "replace_process"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vrfstore.runner.inspection import Found
+
+__all__ = ["Prepared", "Runnable", "command_environment", "mend", "prepare", "replace_process"]
 
 
-def command_environment(result: LinkResult, variables: Mapping[str, str]) -> dict[str, str]:
+class Runnable(Protocol):
+    """An environment that a command can run in: its directory, its python, and what keeps it."""
+
+    @property
+    def environment(self) -> str: ...  # noqa: D102 - see the class
+
+    @property
+    def python(self) -> str: ...  # noqa: D102
+
+    @property
+    def lease(self) -> Lease | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An environment that was there already.
+
+    Attributes:
+        environment: Its absolute path.
+        python: Its python.
+        lease: What keeps it; None where its store may only be read.
+        user_site: Whether it sees the user's own packages.
+        warnings: What was mended, and what could not be.
+    """
+
+    environment: str
+    python: str
+    lease: Lease | None
+    user_site: bool
+    warnings: tuple[str, ...] = ()
+
+
+def prepare(place: str, given: str | None, *, heal: bool, watch: Watcher) -> Prepared:
+    """Return an environment of vrfstore to run a command in, one of the user's own or a managed one.
+
+    Args:
+        place: Its directory.
+        given: The store that was given, if it was.
+        heal: Mend what has drifted, as far as that goes without the network.
+        watch: Is told what long steps do.
+
+    Raises:
+        UsageError: There is none of vrfstore; or it is for an interpreter that is not here.
+        DriftError: It has no python that could be started.
+        StoreDamagedError: Its record cannot be read.
+    """
+    from vrfstore.runner import inspection  # noqa: PLC0415 - not for the environments of requirements files
+
+    try:
+        found = inspection.find(place, given, to_look=False)
+    except StoreError:
+        found = inspection.find(place, given, to_look=True)
+    may_write = inspection.may_write(found.store)
+    lease = _keep(found) if may_write else None
+    warnings: tuple[str, ...] = ()
+    if heal and may_write:
+        warnings = mend(found, watch)
+    python = f"{found.place}/bin/python"
+    if found.record.interpreter.get("target"):
+        raise UsageError(
+            "the environment is for an interpreter that is not here",
+            kind="environment-target",
+            path=found.place,
+            hint="link the requirements for one that is here",
+        )
+    if not os.access(python, os.X_OK):
+        raise DriftError(
+            "the python of the environment leads nowhere",
+            path=python,
+            hint=f"mend it with: vrfstore env heal {found.place}",
+        )
+    return Prepared(found.place, python, lease, found.record.options.user_site, warnings)
+
+
+def _keep(found: Found) -> Lease:
+    """Keep an environment, and what it links to."""
+    layout, record = found.store.layout, found.record
+    if isinstance(record, ExternalRecord):
+        digests = [reference.digest for reference in (*record.wheels, *record.composites)]
+        return leases.take(layout, digests=digests, lock=record.lock)
+    # In this order: see store.condemned.
+    fs.stamp(layout.record(record.directory))
+    lease = leases.take(layout, environment=record.key)
+    condemned.wait_until_clear(layout, {f"environments/{record.directory}"})
+    found.store.record(record.directory)
+    return lease
+
+
+def mend(found: Found, watch: Watcher) -> tuple[str, ...]:
+    """Mend what has drifted, as far as that goes without the network; return what was done, and what was not."""
+    from vrfstore.runner.heal import heal  # noqa: PLC0415 - as above
+
+    advice = f"mend it with: vrfstore env heal {found.place}"
+    try:
+        healed = heal(found, network=False, requirements=False, watch=watch)
+    except (VrfstoreError, OSError) as error:
+        # A command may well run in an environment that is not as it should be.
+        return (f"the environment could not be mended: {error}; {advice}",)
+    return (
+        *(f"mended in {healed.place}: {each.message}" for each in healed.mended),
+        *(f"wrong in {healed.place}: {each.message}; {advice}" for each in healed.left),
+    )
+
+
+def command_environment(
+    result: Runnable, variables: Mapping[str, str], *, user_site: bool = False
+) -> dict[str, str]:
     """Return the environment variables for a command that runs in a linked environment.
 
     Args:
         result: The linked environment.
         variables: Those of the caller.
+        user_site: Whether it sees the user's own packages.
     """
     kept = {name: value for name, value in variables.items() if name != "PYTHONHOME"}
     path = f"{result.environment}/bin"
     if variables.get("PATH"):
         path += os.pathsep + variables["PATH"]
-    return kept | {
-        "PATH": path,
-        "VIRTUAL_ENV": result.environment,
-        "QUARTO_PYTHON": result.python,
-        # A kernelspec in the user's own directory would otherwise come before the environment's.
-        "JUPYTER_PREFER_ENV_PATH": "1",
-        # Resolving did not see the user's site; with it, other versions might come first.
-        "PYTHONNOUSERSITE": "1",
-    }
+    # Resolving did not see the user's site; with it, other versions might come first.
+    own = {} if user_site else {"PYTHONNOUSERSITE": "1"}
+    return (
+        kept
+        | own
+        | {
+            "PATH": path,
+            "VIRTUAL_ENV": result.environment,
+            "QUARTO_PYTHON": result.python,
+            # A kernelspec in the user's own directory would otherwise come before the environment's.
+            "JUPYTER_PREFER_ENV_PATH": "1",
+        }
+    )
 
 
-def replace_process(result: LinkResult, command: Sequence[str]) -> NoReturn:
+def replace_process(result: Runnable, command: Sequence[str], *, user_site: bool = False) -> NoReturn:
     """Become the command (execve(2)); the lease goes with it, through its descriptor.
 
     Raises:
@@ -43,7 +163,7 @@ def replace_process(result: LinkResult, command: Sequence[str]) -> NoReturn:
     """
     if result.lease is not None:
         os.set_inheritable(result.lease.descriptor, True)
-    variables = command_environment(result, os.environ)
+    variables = command_environment(result, os.environ, user_site=user_site)
     # Python ignores these; the command expects them as they usually are.
     usual = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
     try:
