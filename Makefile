@@ -56,6 +56,10 @@ lower-bounds: $(VENV)/.dev ## run the hermetic tests with the oldest dependencie
 corpus: $(VENV)/.dev ## unpack 200 real wheels and compare each with what pip installs
 	$(BIN)/python tests/corpus.py
 
+.PHONY: parity
+parity: $(VENV)/.dev ## compare environments of real packages with venvs made by pip, on every Python found
+	$(BIN)/python tests/parity.py
+
 .PHONY: kill-all
 kill-all: $(VENV)/.dev ## kill everything at every step, not only at a sample of them
 	$(BIN)/python -m pytest --kill-all -k "killed" tests
@@ -72,6 +76,10 @@ dist: $(VENV)/pyvenv.cfg ## build the wheel, install it into a fresh environment
 bench-quick: $(VENV)/.dev ## measure a hit and a warm link beside a bare Python and uv
 	$(BIN)/python benchmarks/quick.py
 
+.PHONY: bench-linking
+bench-linking: $(VENV)/.dev ## measure linking the document stack beside uv, part by part
+	$(BIN)/python benchmarks/linking.py
+
 .PHONY: bench-archives
 bench-archives: $(VENV)/.dev ## measure export and import beside tar with gzip
 	$(BIN)/python benchmarks/archives.py
@@ -80,7 +88,7 @@ bench-archives: $(VENV)/.dev ## measure export and import beside tar with gzip
 clean: ## remove everything that was made here
 	@# A store may protect its directories from writing.
 	[ ! -d .demo ] || find .demo -type d -exec chmod u+w {} +
-	rm -rf $(VENV) .demo .corpus examples/report/out build dist .coverage .coverage.* \
+	rm -rf $(VENV) .demo .corpus .parity examples/report/out build dist .coverage .coverage.* \
 		.hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find src tests examples benchmarks -name __pycache__ -type d -exec rm -rf {} +
 
