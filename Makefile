@@ -28,7 +28,7 @@ demo: $(VENV)/.runtime ## link the example's environment cold, warm and hit; run
 .PHONY: test
 test: $(VENV)/.dev ## run all tests, hold coverage to its limit
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -63,6 +63,10 @@ parity: $(VENV)/.dev ## compare environments of real packages with venvs made by
 .PHONY: kill-all
 kill-all: $(VENV)/.dev ## kill everything at every step, not only at a sample of them
 	$(BIN)/python -m pytest --kill-all -k "killed" tests
+
+.PHONY: exhaustive
+exhaustive: $(VENV)/.dev ## run every row of the tables of venv and of installers, on every Python found
+	$(BIN)/python -m pytest --exhaustive --numprocesses auto -m exhaustive
 
 .PHONY: fuzz
 fuzz: $(VENV)/.dev ## feed mutated wheels to the store for ten minutes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,15 +15,40 @@ from vrfstore.store.store import Store
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the tests that kill processes try every step."""
+    """Let the tests that kill processes try every step, and run those that take too long for every day."""
     parser.addoption(
         "--kill-all", action="store_true", help="kill at every step, not only at a sample of them"
+    )
+    parser.addoption(
+        "--exhaustive", action="store_true", help="run every row of the large tables, on every Python"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Pass it on."""
     crash.every_step = config.getoption("--kill-all")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is only run when it is asked for."""
+    if not config.getoption("--exhaustive"):
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this one, where there are several, how often something was killed."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["kills"] = crash.kills
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take that over from a process that has ended."""
+    found = getattr(node, "workeroutput", {}).get("kills", {})
+    crash.kills.update({name: tuple(numbers) for name, numbers in found.items()})
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -248,7 +248,7 @@ def _name(python: str) -> str:
 def _each(*quick: str) -> list[Any]:
     """Return all pythons as parameters; those count as slow that are none of ``quick``."""
     return [
-        pytest.param(python, id=_name(python), marks=() if python in quick else pytest.mark.slow)
+        pytest.param(python, id=_name(python), marks=() if python in quick else pytest.mark.exhaustive)
         for python in pythons()
     ]
 
@@ -569,7 +569,7 @@ def test_venv_upgrade_works_and_leaves_the_store_alone(changed: Pair, options: l
     assert ours == theirs
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("changed", sorted({OLDEST, NEWEST, SYSTEM}), ids=_name, indirect=True)
 def test_venv_upgrade_with_pip_works(changed: Pair) -> None:
     def ask(side: Side) -> list[str]:
