@@ -7,6 +7,8 @@ the record and the store are told that it was.
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import functools
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -150,6 +152,12 @@ def link_into(  # noqa: PLR0913 - as many things decide
         if before is not None and before.store != store.root:
             before = replace(before, token=fs.unique_name())
         theirs = () if force else by_hand(place, before, interpreter.directory_name)
+        if before is not None and theirs:
+            # What an installer has put in the place of ours may be equal to it, byte for byte.
+            paths = installed_files(place, theirs, interpreter.directory_name)
+            before = replace(
+                before, made={path: made for path, made in before.made.items() if path not in paths}
+            )
         names = {found.name for found in theirs}
         wanted = [plan for plan in plans if plan.reference.name not in names]
         linked = {plan.reference.name for plan in wanted}
@@ -183,6 +191,17 @@ def by_hand(place: str, record: ExternalRecord | None, library: str) -> tuple[Di
             for path in (f"{site}/{each.directory}/{name}" for name in ("METADATA", "INSTALLER"))
         )
     )
+
+
+def installed_files(place: str, installed: Iterable[Distribution], library: str) -> set[str]:
+    """Return the paths in an environment that the RECORDs of some distributions name, as far as they can be read."""
+    site = f"lib/{library}/{SITE_PACKAGES}"
+    found: set[str] = set()
+    for each in installed:
+        with contextlib.suppress(OSError, ValueError, csv.Error):
+            text = fs.read_file(f"{place}/{site}/{each.directory}/RECORD").decode()
+            found |= {os.path.normpath(f"{site}/{row[0]}") for row in csv.reader(text.splitlines()) if row}
+    return found
 
 
 @dataclass(frozen=True, slots=True)
