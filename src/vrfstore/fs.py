@@ -323,13 +323,19 @@ def hard_link(source: str, path: str, *, place: str | None = None) -> None:
     Raises:
         FileExistsError: ``path`` is there already.
     """
+    if not _try_to_link(source, path):
+        _imitate_link(source, path, place or path)
+
+
+def _try_to_link(source: str, path: str) -> bool:
     _effect("link", path)
     try:
         os.link(source, path, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NOT_LINKABLE:
             raise
-        _imitate_link(source, path, place or path)
+        return False
+    return True
 
 
 def _imitate_link(source: str, path: str, place: str) -> None:
@@ -351,12 +357,7 @@ def hard_link_or_copy(source: str, path: str) -> None:
     Raises:
         FileExistsError: ``path`` is there already.
     """
-    _effect("link", path)
-    try:
-        os.link(source, path, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NOT_LINKABLE:
-            raise
+    if not _try_to_link(source, path):
         copy_file(source, path, mode=stat.S_IMODE(os.lstat(source).st_mode))
 
 

@@ -27,7 +27,7 @@ from vrfstore.store.unpacking import Unpackers
 if TYPE_CHECKING:
     import urllib3
 
-__all__ = ["Fetched", "chunks", "fetch"]
+__all__ = ["Fetched", "chunks", "fetch", "present"]
 
 _WORKERS = 8
 _ATTEMPTS = 3
@@ -47,6 +47,25 @@ class Fetched:
     plan: EntryPlan
     size: int
     warnings: tuple[str, ...] = ()
+
+
+def present(store: Store, wheels: Sequence[LockedWheel]) -> tuple[list[EntryPlan], list[LockedWheel]]:
+    """Return the plans of those wheels that are entries already, and those that are not; the caller has leased all.
+
+    Raises:
+        BusyError: A collector has been at work on one of them for two seconds.
+        StoreDamagedError: One is there, but its plan cannot be read.
+    """
+    store.await_entries((wheel.digest, wheel.name, wheel.version) for wheel in wheels)
+    plans: list[EntryPlan] = []
+    missing: list[LockedWheel] = []
+    for wheel in wheels:
+        plan = store.entry(wheel.digest, wheel.name, wheel.version)
+        if plan is None:
+            missing.append(wheel)
+        else:
+            plans.append(plan)
+    return plans, missing
 
 
 def fetch(

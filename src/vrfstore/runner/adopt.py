@@ -53,7 +53,6 @@ from vrfstore.model import (
     Interpreter,
     LinkOptions,
     Lock,
-    LockedWheel,
     Requirement,
     Requirements,
     Watcher,
@@ -615,15 +614,7 @@ class _Adopt:
         from vrfstore.linker.compatibility import check_compatible  # noqa: PLC0415 - as above
         from vrfstore.requirements import fetch, pip  # noqa: PLC0415
 
-        self.store.await_entries((wheel.digest, wheel.name, wheel.version) for wheel in lock.wheels)
-        plans: list[EntryPlan] = []
-        missing: list[LockedWheel] = []
-        for wheel in lock.wheels:
-            plan = self.store.entry(wheel.digest, wheel.name, wheel.version)
-            if plan is None:
-                missing.append(wheel)
-            else:
-                plans.append(plan)
+        plans, missing = fetch.present(self.store, lock.wheels)
         if missing:
             settings = pip.settings(self.store, self.base)
             plans += [item.plan for item in fetch.fetch(self.store, lease, missing, settings, self.watch)]

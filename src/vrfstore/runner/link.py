@@ -34,7 +34,6 @@ from vrfstore.model import (
     Interpreter,
     LinkOptions,
     Lock,
-    LockedWheel,
     Requirements,
     Watcher,
     nobody,
@@ -489,15 +488,7 @@ class _Link:
         self, working: Lease, lock: Lock, base: Interpreter
     ) -> tuple[list[EntryPlan], list[fetch.Fetched]]:
         """Return the plans of all wheels of a lock, and what had to be fetched."""
-        self.store.await_entries((wheel.digest, wheel.name, wheel.version) for wheel in lock.wheels)
-        present: list[EntryPlan] = []
-        missing: list[LockedWheel] = []
-        for wheel in lock.wheels:
-            plan = self.store.entry(wheel.digest, wheel.name, wheel.version)
-            if plan is None:
-                missing.append(wheel)
-            else:
-                present.append(plan)
+        present, missing = fetch.present(self.store, lock.wheels)
         if not missing:
             return present, []
         with self.clock.step("fetch"):
