@@ -525,10 +525,9 @@ def test_what_is_not_installed_has_no_version() -> None:
 @pytest.fixture
 def public(tmp_path: Path) -> Path:
     """A directory that every user can reach."""
-    directory = tmp_path
-    while directory != directory.parent and not directory.stat().st_mode & 0o001:
-        directory.chmod(directory.stat().st_mode | 0o055)
-        directory = directory.parent
+    for directory in (tmp_path, *tmp_path.parents):
+        if not directory.stat().st_mode & 0o001:
+            directory.chmod(directory.stat().st_mode | 0o055)
     return tmp_path
 
 

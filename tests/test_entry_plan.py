@@ -8,6 +8,7 @@ import json
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -159,7 +160,13 @@ def test_shared_directories_of_data_are_real_and_others_are_links() -> None:
         "data/var/state",
     )
     numbers = {path: number for number, (_, path) in enumerate(links)}
-    assert set(numbers) == {"share/jupyter/kernels/one", "share/large", "share/tool/inner", "var"}
+    assert set(numbers) == {
+        "share/jupyter/kernels/one",
+        "share/large",
+        "share/tool",
+        "share/tool/inner",
+        "var",
+    }
     assert trees["data"] == {
         "notes.txt": "",
         "etc": {"jupyter": {"config.d": {"tool.json": ""}}},
@@ -167,10 +174,25 @@ def test_shared_directories_of_data_are_real_and_others_are_links() -> None:
             "jupyter": {"kernels": {"one": {"": numbers["share/jupyter/kernels/one"], "kernel.json": ""}}},
             "large": numbers["share/large"],
             "man": {"man1": {"tool.1": ""}},
-            "tool": {"inner": {"": numbers["share/tool/inner"], "template": ""}},
+            "tool": {"": numbers["share/tool"], "inner": {"": numbers["share/tool/inner"], "template": ""}},
         },
         "var": {"": numbers["var"], "state": ""},
     }
+
+
+def test_a_scope_of_lab_extensions_is_shared_and_a_theme_is_served_as_a_whole() -> None:
+    trees, links = trees_of(
+        "data/share/jupyter/labextensions/@scope/one/package.json",
+        "data/share/jupyter/lab/themes/@jupyterlab/light/index.css",
+    )
+    assert {path for _, path in links} >= {
+        "share/jupyter/labextensions/@scope/one",
+        "share/jupyter/lab/themes",
+    }
+    data: Any = trees["data"]
+    jupyter = data["share"]["jupyter"]
+    assert "" not in jupyter["labextensions"]["@scope"]
+    assert "" in jupyter["lab"]["themes"]
 
 
 def test_whatever_lies_above_a_shared_directory_is_shared() -> None:
@@ -321,7 +343,7 @@ def test_a_record_has_links_then_the_wheel_s_own_files_then_what_was_made() -> N
     record, links = ready_record(files, trees, ready=ready, record=f"{DIST_INFO}/RECORD")
     rows = rows_of(record)
     assert links == 3
-    assert rows[:links] == [["../../../var/inner", "", ""], ["docs", "", ""], ["pkg", "", ""]]
+    assert rows[:links] == [["../../../var", "", ""], ["docs", "", ""], ["pkg", "", ""]]
     assert [row[0] for row in rows[links:]] == [
         "../../../var/inner/state",
         "docs/index.html",

@@ -58,10 +58,14 @@ SHARED_DATA = frozenset(
         "share/icons/hicolor/scalable/apps",
         "share/jupyter", "share/jupyter/kernels", "share/jupyter/lab", "share/jupyter/labextensions",
         "share/jupyter/nbconvert", "share/jupyter/nbconvert/templates", "share/jupyter/nbextensions",
-        *(f"share/jupyter/lab/{part}" for part in ("extensions", "schemas", "settings", "themes")),
+        *(f"share/jupyter/lab/{part}" for part in ("extensions", "schemas", "settings")),
     ]
 )  # fmt: skip
 """Directories of the data scheme that several wheels fill, or that tools write into: always real."""
+
+_SHARED_BELOW = ("share/icons/", "share/jupyter/labextensions/@", "share/locale/", "share/man/")
+"""What has only directories in it is shared below these, as a scope of npm packages. Not elsewhere: a server may be
+told to serve such a directory, and then refuse what is behind a link in it."""
 
 _OPAQUE_ABOVE = 64
 """A directory without any module and with more files than this is never listed in a plan."""
@@ -194,11 +198,18 @@ def _site_directory(
     return tree
 
 
+def _is_shared(directory: _Directory) -> bool:
+    """Whether a directory of data is not one wheel's own."""
+    path = directory.path
+    if path in SHARED_DATA or path.split("/")[0] == "etc":
+        return True
+    return not directory.files and path.startswith(_SHARED_BELOW)
+
+
 def _data_directory(directory: _Directory, numbers: _Numbers) -> Tree:
     tree: Tree = dict.fromkeys(sorted(directory.files), "")
     for name, child in sorted(directory.directories.items()):
-        # What has only directories, as a scope of npm packages, is not one wheel's own.
-        if not child.files or child.path in SHARED_DATA or child.path.split("/")[0] == "etc":
+        if _is_shared(child):
             tree[name] = _data_directory(child, numbers)
         elif len(child.files) > _FILES_LISTED:
             tree[name] = numbers.next(DATA, child.path)
