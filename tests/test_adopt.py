@@ -17,7 +17,7 @@ from venv import EnvBuilder
 
 import pytest
 
-from support.crash import each_kill, together
+from support.crash import NOBODY, each_kill, together
 from support.faults import Fault, with_fault
 from support.index import Index
 from support.installers import expect_success, uv
@@ -186,6 +186,59 @@ def vanished(place: Path, *, scripts: str) -> None:
             path.write_bytes(f"#!{scripts}\n".encode() + body)
     if (place / "pyvenv.cfg").exists():
         (place / "pyvenv.cfg").write_text("home = /nowhere/bin\nversion = 3.5.10\n")
+
+
+# --- whose it is, and whose its commands are ---
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give something away")
+@pytest.mark.parametrize("given", [".", "bin", "pyvenv.cfg"])
+def test_nothing_is_started_because_somebody_else_says_so(tmp_path: Path, store: Store, given: str) -> None:
+    place = venv(tmp_path / "venv")
+    program = tmp_path / "python3"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    (place / "pyvenv.cfg").write_text(f"home = {tmp_path}\nexecutable = {program}\nversion = 3.11.0\n")
+    os.chown(place / given, NOBODY, NOBODY)
+    before = snapshot(place)
+    with pytest.raises(UsageError) as caught:
+        adopt(store, place)
+    assert caught.value.kind == "adopt-owner"
+    assert not (tmp_path / "started").exists()
+    assert snapshot(place) == before
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_comes_before_the_python_of_the_system_is_said(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    place, system = tmp_path / "local", tmp_path / "system"
+    (place / SITE).mkdir(parents=True)
+    system.mkdir()
+    for name in ("python", "python3"):
+        (system / name).symlink_to(probed(PYTHON).real)
+    paths = [f"{place}/bin", str(system)]
+    monkeypatch.setenv("PATH", os.pathsep.join(paths if first else reversed(paths)))
+    said_of_path = [warning for warning in adopt(store, place).warnings if "PATH" in warning]
+    expected = f"{place}/bin is on PATH: python and python3 mean this environment now"
+    assert said_of_path == ([expected] if first else [])
+
+
+def test_undoing_leaves_what_an_installer_has_put_in_the_place_of_ours(tmp_path: Path, store: Store) -> None:
+    place = tmp_path / "local"
+    (place / SITE).mkdir(parents=True)
+    adopt(store, place)
+    information = place / SITE / "shell-1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: shell\nVersion: 1\n")
+    (information / "INSTALLER").write_text("pip\n")
+    (information / "RECORD").write_text("../../../bin/activate,,\n")
+    script = place / "bin/activate"
+    content = script.read_bytes()
+    undone = undo(place)
+    assert script.read_bytes() == content
+    assert "bin" in undone.stays
+    assert os.listdir(place / "bin") == ["activate"]
 
 
 # --- venvs ---

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from support.crash import NOBODY, as_nobody
 from support.index import Index
 from support.wheels import WheelSpec, build_wheel
 from vrfstore.cli import quick
@@ -307,11 +311,34 @@ ERRORS: Sequence[tuple[Sequence[str], int, str]] = [
     (["link"], 2, "usage"),
     (["link", "--frobnicate", "x"], 2, "usage"),
     (["gc", "--max-age", "soon"], 2, "usage"),
+    (["link", ""], 2, "usage"),
+    (["link", "empty.vrf", "--into", ""], 2, "usage"),
+    (["link", "empty.vrf", "--target", ""], 2, "usage"),
+    (["link", "empty.vrf", "--materialize", ""], 2, "materialize-name"),
+    (["link", "empty.vrf", "--materialize", ","], 2, "materialize-name"),
+    (["link", "empty.vrf", "--materialize", "ok,../x"], 2, "materialize-name"),
+    (["link", "empty.vrf", "--materialize", "*"], 2, "materialize-name"),
+    (["link", "empty.vrf", "--force"], 2, "options-conflict"),
+    (["link", "empty.vrf", "--into", "/proc/x"], 2, "path"),
+    (["link", "empty.vrf", "--into", "empty.vrf"], 2, "into-foreign"),
+    (["link", "empty.vrf", "--into", "empty.vrf/below/it"], 2, "path"),
+    (["link", "empty.vrf", "--into", "x" * 300], 2, "path"),
+    (["link", "empty.vrf", "--into", "loop/x"], 2, "path"),
+    (["run", "", "--", "true"], 2, "usage"),
+    (["run", "empty.vrf", "--into", "", "--", "true"], 2, "usage"),
+    (["run", "absent.vrf", "--", "true"], 10, "requirements-missing"),
+    (["env", "undo", ""], 2, "usage"),
+    (["env", "undo", "absent"], 2, "adopt-none"),
+    (["env", "undo", "x" * 300], 2, "path"),
+    (["env", "undo", "loop"], 2, "path"),
+    (["env", "undo", "empty.vrf/x"], 2, "path"),
+    (["env", "export-tree", "", "copy"], 2, "usage"),
+    (["env", "export-tree", ".", ""], 2, "usage"),
     (["nonsense"], 2, "usage"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "kind"), ERRORS, ids=[" ".join(row[0]) for row in ERRORS])
+@pytest.mark.parametrize(("arguments", "code", "kind"), ERRORS, ids=[" ".join(row[0])[:60] for row in ERRORS])
 def test_every_error_has_its_code_its_kind_and_one_clear_message(
     index: Index,
     tmp_path: Path,
@@ -331,18 +358,93 @@ def test_every_error_has_its_code_its_kind_and_one_clear_message(
     for name, marker, text in (("future", "store.json", '{"format":99}'), ("foreign", "diary.txt", "x")):
         Path(name).mkdir()
         Path(name, marker).write_text(text)
+    Path("loop").symlink_to("loop")
     as_json = arguments[0] not in {"run", "roots"}
     options = ["--json"] if as_json else []
     assert run([*arguments, *options]) == code
     out, err = capsys.readouterr()
     assert "error: " in err
     assert "Traceback" not in err
+    assert kind != "path" or "the store" not in err
     if as_json:
         answer = json.loads(out)
         assert answer["status"] == "error"
         assert (answer["error"]["code"], answer["error"]["kind"]) == (code, kind)
     assert os.listdir(store.layout.of("tmp")) == []
     assert store.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["link", "x", "--into", ""], "'--into'"),
+        (["link", "x", "--target", ""], "'--target'"),
+        (["link", "x", "--materialize", ""], "--materialize"),
+        (["link", "x", "--materialize", "a,../x"], "'../x'"),
+        (["run", "", "--", "true"], "FILE|ENVIRONMENT"),
+        (["env", "undo", ""], "PATH"),
+    ],
+)
+def test_what_is_empty_or_no_name_is_refused_by_its_name(
+    capsys: pytest.CaptureFixture[str], arguments: Sequence[str], named: str
+) -> None:
+    assert run(arguments) == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_place_that_cannot_be_reached_is_21_and_no_matter_of_the_store() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, NOBODY, NOBODY)
+        os.chmod(folder, 0o500)
+        requirements = Path(folder, "empty.vrf")
+        requirements.touch()
+        Path(folder, "closed").mkdir(mode=0o700)
+
+        def ask() -> list[tuple[int, str]]:
+            found = []
+            for arguments in (
+                ["link", str(requirements), "--into", f"{folder}/closed/x/y"],
+                ["link", str(requirements), "--into", f"{folder}/new/x"],
+                ["env", "undo", f"{folder}/closed/x"],
+            ):
+                with contextlib.redirect_stderr(io.StringIO()) as err:
+                    found.append((run(arguments), err.getvalue()))
+            return found
+
+        for code, err in as_nobody(ask):
+            assert code == 21, err
+            assert "store" not in err
+        assert sorted(os.listdir(folder)) == ["closed", "empty.vrf"]
+
+
+def test_what_the_system_refuses_in_a_store_is_a_matter_of_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, code, kind in ((36, 21, "store-path"), (20, 17, "store-damaged"), (13, 21, "store-access")):
+        error = OSError(number, os.strerror(number), f"{store.root}/entries/x")
+
+        def refuse(*_: object, found: OSError = error, **__: object) -> None:
+            raise found
+
+        with monkeypatch.context() as patch:
+            patch.setattr("vrfstore.store.store.Store.open", refuse)
+            assert run(["list", "--json"]) == code
+        assert json.loads(capsys.readouterr().out)["error"]["kind"] == kind
+
+
+def test_where_nothing_can_win_it_is_not_advised_to_let_one_win(
+    index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index.add(WheelSpec(name="file", files={"data.py": "", "data/thing": "a file"}))
+    index.add(WheelSpec(name="folder", files={"other.py": "", "data/thing/inside": "a directory"}))
+    path = tmp_path / "both.vrf"
+    path.write_text("file\nfolder\n")
+    assert run(["link", str(path)]) == 19
+    assert run(["link", str(path), "--allow-collisions"]) == 19
+    first, second = (line for line in capsys.readouterr().err.splitlines() if "hint: " in line)
+    assert first.endswith("--allow-collisions")
+    assert second.endswith("ask for only one of them")
 
 
 def test_a_bug_is_70_and_says_that_it_is_one(

@@ -446,6 +446,17 @@ class TestDestination:
             if not place.startswith("store/") and place != "store"
         }
 
+    @pytest.mark.parametrize("name", ["wheels/file/copy", "x" * 300, "loop/x"], ids=["file", "long", "loop"])
+    def test_what_cannot_be_reached_is_refused_before_anything_is_copied(
+        self, small: World, name: str
+    ) -> None:
+        (small.folder / "wheels/file").touch()
+        (small.folder / "loop").symlink_to("loop")
+        destination = str(small.folder / name)
+        with pytest.raises(UsageError) as caught:
+            export_tree(str(small.path), destination, store=small.store)
+        assert (caught.value.kind, caught.value.path) == ("output-unwritable", destination)
+
     @pytest.mark.parametrize("name", ["", "no/such/directory", "wheels/file/copy"])
     def test_what_cannot_be_made(self, small: World, name: str) -> None:
         (small.folder / "wheels/file").touch()

@@ -223,6 +223,8 @@ def test_the_documented_descriptions_are_read(tmp_path: Path) -> None:
         (OWN, "abi_flags", ["t"], "abi_flags is not a text"),
         (OWN, "site_directories", "/a", "site_directories is not an array"),
         (OWN, "site_directories", ["/a", 1], "site_directories[1] is not a text"),
+        (OWN, "site_directories", ["/a", "b"], "site_directories[1] is 'b', which is not an absolute path"),
+        (DETAILS, "site_directories", [""], "site_directories[0] is '', which is not an absolute path"),
         (OWN, "base", ["numpy"], "base is not an object"),
         (OWN, "base", {"numpy": 1}, "base.numpy is not a text"),
         (OWN, "base", {"numpy": "one"}, "base.numpy is 'one', which is not a version"),

@@ -358,7 +358,8 @@ def hard_link_or_copy(source: str, path: str) -> None:
         FileExistsError: ``path`` is there already.
     """
     if not _try_to_link(source, path):
-        copy_file(source, path, mode=stat.S_IMODE(os.lstat(source).st_mode))
+        # Never setuid or setgid: the copy may have another owner.
+        copy_file(source, path, mode=stat.S_IMODE(os.lstat(source).st_mode) & 0o777)
 
 
 _CLONE = 0x40049409
@@ -380,7 +381,7 @@ def copy_file(source: str, path: str, *, mode: int | None = None) -> None:
 
     with open(_regular(source, os.O_NOFOLLOW), "rb") as stream:
         found = os.fstat(stream.fileno())
-        bits = stat.S_IMODE(found.st_mode) | stat.S_IWUSR if mode is None else mode
+        bits = stat.S_IMODE(found.st_mode) & 0o777 | stat.S_IWUSR if mode is None else mode
         with NewFile(path, mode=bits) as file:
             try:
                 fcntl.ioctl(file.descriptor, _CLONE, stream.fileno())

@@ -162,6 +162,14 @@ class _Object:
         )
         return tuple(items.text(name) for name in items.values)
 
+    def directories(self, key: str) -> tuple[str, ...]:
+        """Return an array of absolute paths; empty where there is none."""
+        values = self.texts(key)
+        for number, value in enumerate(values):
+            if not value.startswith("/"):
+                self.refuse(f"{key}[{number}]", f"is {value[:100]!r}, which is not an absolute path")
+        return values
+
     def number(self, key: str) -> int:
         """Return a whole number of up to three digits."""
         value = self.values.get(key)
@@ -276,7 +284,7 @@ def _interpreter(
         libc=described.matching("libc", _LIBC, "glibc 2.31, or musl 1.2", default=libc),
         prefix=prefix,
         virtual=False,
-        site_directories=described.texts("site_directories"),
+        site_directories=described.directories("site_directories"),
         base=_base(described),
     )
 

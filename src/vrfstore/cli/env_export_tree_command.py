@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vrfstore.cli import render
-from vrfstore.cli.options import json_option, store_option
+from vrfstore.cli.options import PATH, json_option, store_option
 from vrfstore.cli.progress import watching
 from vrfstore.store.store import Store
 
@@ -21,8 +21,8 @@ Examples:
   vrfstore env export-tree "$(vrfstore link --json requirements.vrf | jq -r .environment)" venv
 """,
 )
-@click.argument("environment")
-@click.argument("destination")
+@click.argument("environment", type=PATH)
+@click.argument("destination", type=PATH)
 @click.option(
     "--python",
     metavar="PATH",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vrfstore.cli import render
-from vrfstore.cli.options import json_option
+from vrfstore.cli.options import PATH, json_option
 
 __all__ = ["command"]
 
@@ -17,7 +17,7 @@ Examples:
   vrfstore env undo .venv
 """,
 )
-@click.argument("path")
+@click.argument("path", type=PATH)
 @json_option
 def command(path: str, *, as_json: bool) -> None:
     """Take back what `vrfstore env heal --adopt` has changed in a directory.

@@ -8,8 +8,16 @@ import click
 from click.core import ParameterSource
 
 from vrfstore.cli import render
-from vrfstore.cli.options import json_option, link_options, store_option, target_option
+from vrfstore.cli.options import (
+    PATH,
+    check_into,
+    json_option,
+    link_options,
+    store_option,
+    target_option,
+)
 from vrfstore.cli.progress import watching
+from vrfstore.errors import UsageError
 from vrfstore.runner.link import LinkResult, link
 from vrfstore.store.store import Store
 
@@ -27,11 +35,12 @@ Examples:
   QUARTO_PYTHON=$(vrfstore link requirements.vrf) quarto render report.qmd
 """,
 )
-@click.argument("requirements", metavar="FILE")
+@click.argument("requirements", metavar="FILE", type=PATH)
 @link_options
 @target_option
 @click.option(
     "--into",
+    type=PATH,
     metavar="DIRECTORY",
     help="Make an environment of your own there, or bring it up to date; what you have installed there stays.",
 )
@@ -62,6 +71,11 @@ def command(
     FILE names packages, one a line, as pip's requirements files do. What the base interpreter already has is
     not installed again. The second time this takes milliseconds and no network.
     """
+    if options["force"] and options["into"] is None:
+        raise UsageError(
+            "--force is of use with --into only", kind="options-conflict", hint="give --into, or leave it out"
+        )
+    check_into(options["into"])
     source = click.get_current_context().get_parameter_source("python")
     if target is not None and source is ParameterSource.ENVIRONMENT:
         python = None  # what is usual gives way to what is asked for here

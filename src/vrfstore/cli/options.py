@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +18,9 @@ from vrfstore.model import LinkOptions
 
 __all__ = [
     "DURATION",
+    "PATH",
     "SIZE",
+    "check_into",
     "farm_options",
     "json_option",
     "limit_options",
@@ -26,6 +31,8 @@ __all__ = [
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
+
+_MATERIALIZE_HINT = "give names of packages, or all"
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -52,6 +59,26 @@ class _Duration(_Seconds):
 
 
 DURATION = _Duration()
+
+if TYPE_CHECKING:
+    _Text = click.ParamType[str]
+else:
+    _Text = click.ParamType
+
+
+class _Path(_Text):
+    """A path, or what else is no path if it is empty: that would mean the current directory."""
+
+    name = "path"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as it is."""
+        if not value:
+            self.fail("it is empty.", param, ctx)
+        return str(value)
+
+
+PATH = _Path()
 
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -110,6 +137,7 @@ def target_option(function: _Function) -> _Function:
     """Take ``--target``."""
     return click.option(
         "--target",
+        type=PATH,
         metavar="FILE.json",
         help="Link for an interpreter that is not here, which this file describes, instead of --python. Nothing of "
         "it is started; its packages are seen only if the file lists them.",
@@ -139,9 +167,54 @@ def limit_options(function: _Function) -> _Function:
     return function
 
 
+def check_into(path: str | None) -> None:
+    """Look whether an environment could be made at the path of ``--into``, before anything is done for it.
+
+    Raises:
+        UsageError: Something on the way there is no directory.
+        OSError: It cannot be reached, or nothing may be made there.
+    """
+    if path is None:
+        return
+    place = wanted = os.path.realpath(path)
+    while True:
+        try:
+            mode = os.stat(place).st_mode
+        except FileNotFoundError:
+            place = os.path.dirname(place)
+            continue
+        break
+    if not stat.S_ISDIR(mode):
+        raise UsageError(f"{place} is no directory", kind="into-foreign", path=place)
+    if place != wanted and not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
+
+
+_NAME = re.compile(r"[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?", re.IGNORECASE | re.ASCII)
+"""The name of a distribution (PEP 508)."""
+
+
 def _materialized(asked: Sequence[str]) -> tuple[str, ...]:
-    """Return the normalised names of ``--materialize``, which may be given several times and with commas."""
-    names = [name.strip() for word in asked for name in word.split(",") if name.strip()]
+    """Return the normalised names of ``--materialize``, which may be given several times and with commas.
+
+    Raises:
+        UsageError: There is none, or one is no name.
+    """
+    names = []
+    for word in asked:
+        found = [name.strip() for name in word.split(",") if name.strip()]
+        if not found:
+            raise UsageError(
+                "--materialize names no package", kind="materialize-name", hint=_MATERIALIZE_HINT
+            )
+        names += found
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"--materialize: {name!r} is not the name of a package",
+                kind="materialize-name",
+                hint=_MATERIALIZE_HINT,
+            )
     if "all" in names:
         return (ALL,)
     return tuple(sorted({re.sub(r"[-_.]+", "-", name).lower() for name in names}))

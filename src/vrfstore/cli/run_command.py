@@ -9,11 +9,11 @@ import click
 from click.core import ParameterSource
 
 from vrfstore.cli import render
-from vrfstore.cli.options import link_options, store_option
+from vrfstore.cli.options import PATH, check_into, link_options, store_option
 from vrfstore.cli.progress import watching
-from vrfstore.errors import UsageError
+from vrfstore.errors import RequirementsError, UsageError
 from vrfstore.runner.link import link
-from vrfstore.runner.run import Prepared, mend, prepare, replace_process
+from vrfstore.runner.run import Prepared, mend, named, prepare, replace_process
 from vrfstore.store.store import Store
 
 __all__ = ["command"]
@@ -32,11 +32,12 @@ Examples:
   vrfstore run .venv -- python report.py
 """,
 )
-@click.argument("requirements", metavar="FILE|ENVIRONMENT")
+@click.argument("requirements", metavar="FILE|ENVIRONMENT", type=PATH)
 @click.argument("words", nargs=-1, metavar="-- COMMAND [ARGUMENT]...", type=click.UNPROCESSED)
 @link_options
 @click.option(
     "--into",
+    type=PATH,
     metavar="DIRECTORY",
     help="Make an environment of your own there, or bring it up to date, and run in that one.",
 )
@@ -63,17 +64,21 @@ def command(
 ) -> None:
     """Run a command in the environment of a requirements file, or in one that is there.
 
-    The environment comes first on PATH; VIRTUAL_ENV and QUARTO_PYTHON name it. It stays as long as the command
-    runs, whatever gc does. What has drifted in an ENVIRONMENT is mended before, as far as that goes without the
-    network. The exit code is the command's own.
+    ENVIRONMENT is a directory; or, where there is no file of that name, one of the store by its name or the
+    beginning of it. The environment comes first on PATH; VIRTUAL_ENV and QUARTO_PYTHON name it. It stays as long as
+    the command runs, whatever gc does. What has drifted in an ENVIRONMENT is mended before, as far as that goes
+    without the network. A pip or pip3 that it does not have is run as python -m pip. The exit code is the command's
+    own.
     """
     if not words:
         raise UsageError("no command is given", hint="write it after --, as in: run FILE -- python report.py")
     given = store or default_store
-    if os.path.isdir(requirements):
-        _check_options(requirements)
-        prepared = _prepare(requirements, given, heal=heal)
+    place = _there_already(requirements, given)
+    if place is not None:
+        _check_options(place)
+        prepared = _prepare(place, given, heal=heal)
         replace_process(prepared, words, user_site=prepared.user_site)
+    check_into(options["into"])
     with watching() as watch:
         opened = Store.open(given, durable=durable)
         mended = _mended(options["into"], given, watch) if heal and options["into"] else ()
@@ -81,6 +86,23 @@ def command(
     for warning in (*mended, *result.warnings):
         render.warn(warning)
     replace_process(result, words, user_site=options["options"].user_site)
+
+
+def _there_already(meant: str, given: str | None) -> str | None:
+    """Return the directory of the environment that is meant; None for a requirements file."""
+    if os.path.isdir(meant):
+        return meant
+    if os.path.lexists(meant):
+        return None
+    place = named(meant, given)
+    if place is None:
+        raise RequirementsError(
+            "there is no file or environment of that name",
+            kind="requirements-missing",
+            path=meant,
+            hint="check the path; for the environments of the store, see: vrfstore list",
+        )
+    return place
 
 
 def _check_options(place: str) -> None:

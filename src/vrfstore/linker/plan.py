@@ -222,7 +222,7 @@ def plan_environment(
     )
     farm.grow(ordered, real)
     if farm.collisions:
-        raise _collision_error(farm.collisions)
+        raise _collision_error(farm.collisions, allowed=farm.last_wins)
     fresh |= {path: text for path, text in scripts.items() if path not in farm.taken}
     if not options.isolated:
         fresh |= _namespaces(farm, interpreter, site)
@@ -367,7 +367,7 @@ class _Farm:
             for name, node in inside.items():
                 if name:
                     names[name].append(provider.child(name, node))
-        if path.startswith(f"lib/{self.library}/{SITE_PACKAGES}/") and SENTINEL in names:
+        if SENTINEL in names and path not in self.unguarded:
             names[SENTINEL].append(_Provider(None, "", SENTINEL))
         for name, group in sorted(names.items()):
             place = f"{path}/{name}" if path else name
@@ -436,16 +436,20 @@ class _Farm:
             return own, "links"
         return merged
 
+    @property
+    def unguarded(self) -> frozenset[str]:
+        """The directories that every venv has."""
+        return frozenset(("", "lib", f"lib/{self.library}", f"lib/{self.library}/{SITE_PACKAGES}"))
+
     def guarded(self) -> set[str]:
         """Return the real directories that have a directory link anywhere below, but for those of every venv."""
-        found = {"", "lib", f"lib/{self.library}", f"lib/{self.library}/{SITE_PACKAGES}"}
-        usual = frozenset(found)
+        found = set(self.unguarded)
         for path in self.parents_of_links:
             parent = path
             while parent not in found:
                 found.add(parent)
                 parent = parent.rpartition("/")[0]
-        return found - usual
+        return found - self.unguarded
 
     def _unfolded(self, provider: _Provider) -> _Provider:
         node, entry = provider.node, provider.entry
@@ -496,15 +500,15 @@ class _Farm:
         self.collisions[first, second].append(path)
 
 
-def _collision_error(collisions: Mapping[tuple[str, str], Sequence[str]]) -> CollisionError:
+def _collision_error(collisions: Mapping[tuple[str, str], Sequence[str]], *, allowed: bool) -> CollisionError:
     parts = []
     for (one, other), paths in sorted(collisions.items()):
         more = len(paths) - _COLLISIONS_SHOWN
         shown = ", ".join(paths[:_COLLISIONS_SHOWN]) + (f" and {more} more" if more > 0 else "")
         parts.append(f"{one} and {other} both bring {shown}")
-    return CollisionError(
-        "; ".join(parts), hint="ask for only one of them, or let the last by name win with --allow-collisions"
-    )
+    # Of a file and a directory at one place, none can win.
+    more_hint = "" if allowed else ", or let the last by name win with --allow-collisions"
+    return CollisionError("; ".join(parts), hint=f"ask for only one of them{more_hint}")
 
 
 def _records(

@@ -23,6 +23,7 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -45,7 +46,7 @@ from vrfstore.linker.adoption import UNDO, Configuration, Journal, Kept
 from vrfstore.linker.distributions import distributions
 from vrfstore.linker.drift import interpreter_links
 from vrfstore.linker.external import Changes
-from vrfstore.linker.into import Asked, Linked, link_into
+from vrfstore.linker.into import Asked, Linked, by_hand, installed_files, link_into
 from vrfstore.linker.plan import merge, plan_environment, settled
 from vrfstore.model import (
     EntryPlan,
@@ -196,9 +197,11 @@ def undo(path: str | os.PathLike[str]) -> Undone:
     Raises:
         UsageError: It has not been adopted.
         StoreDamagedError: The journal cannot be read.
-        OSError: Something could not be put back; doing it again goes on.
+        OSError: The path cannot be reached; or something could not be put back, and doing it again goes on.
     """
     place = os.path.realpath(path)
+    with suppress(FileNotFoundError):
+        os.stat(place)  # whether it can be looked into at all
     directory = f"{place}/{UNDO}"
     journal = _read_journal(place)
     if journal is None:
@@ -307,6 +310,20 @@ def _check_place(store: Store, place: str) -> None:
         raise _refused(place, "there is no such directory")
     if place in _SYSTEM or place == os.path.realpath(os.path.expanduser("~")):
         raise UsageError("it is the system's, or a home directory", kind="adopt-system", path=place)
+    _check_owner(place)
+
+
+def _check_owner(place: str) -> None:
+    """Refuse what somebody else has made: it says which interpreter is started to find out what it is."""
+    for path in ("", "/bin", "/lib", f"/{_CONFIGURATION}"):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if os.lstat(f"{place}{path}").st_uid not in {0, os.geteuid()}:
+                raise UsageError(
+                    "it belongs to somebody else",
+                    kind="adopt-owner",
+                    path=f"{place}{path}",
+                    hint="let its owner adopt it",
+                )
 
 
 def _in_some_store(place: str) -> bool:
@@ -808,10 +825,18 @@ class _Adopt:
             name for name in self.look.libraries if name not in {self.look.library, self.base.directory_name}
         ]
         self.warnings.extend(f"lib/{name} is for another Python, and stays as it is" for name in others)
-        if self.look.kind == "user" and f"{self.place}/bin" in map(
-            os.path.realpath, os.environ.get("PATH", "").split(os.pathsep)
-        ):
-            self.warnings.append(f"{self.place}/bin is on PATH: python and python3 mean this environment now")
+        if self.look.kind == "user":
+            ours = [name for name in ("python", "python3") if self._comes_first(name)]
+            mean = "mean" if len(ours) > 1 else "means"
+            if ours:
+                self.warnings.append(
+                    f"{self.place}/bin is on PATH: {' and '.join(ours)} {mean} this environment now"
+                )
+
+    def _comes_first(self, name: str) -> bool:
+        """Whether a command on PATH is the environment's, and not the system's."""
+        found = shutil.which(name)
+        return found is not None and os.path.realpath(os.path.dirname(found)) == f"{self.place}/bin"
 
 
 def _listing(place: str, store: str) -> Iterator[str]:
@@ -1016,7 +1041,8 @@ class _Undo:
             mine = made.get(path)
             made[path] = Made(what) if mine is None else replace(mine, before=(*mine.before, what))
         external.sweep(self.place)
-        removed = self._remove(made)
+        theirs = self._by_hand(record)
+        removed = self._remove({path: mine for path, mine in made.items() if path not in theirs})
         for kept in reversed(self.journal.kept):
             self._restore(kept, made)
         if store is not None:
@@ -1036,6 +1062,15 @@ class _Undo:
             stays=tuple(sorted(set(self.stays))),
             warnings=tuple(self.warnings),
         )
+
+    def _by_hand(self, record: ExternalRecord | None) -> set[str]:
+        """Return what belongs to distributions that somebody has installed by hand."""
+        libraries = filter(adoption.library_of, _names(f"{self.place}/lib"))
+        return {
+            path
+            for library in libraries
+            for path in installed_files(self.place, by_hand(self.place, record, library), library)
+        }
 
     def _added(self) -> Iterator[str]:
         """Yield what is there and was not before."""
@@ -1060,7 +1095,7 @@ class _Undo:
         found = external.found_at(self.place, ours, made)
         gone = [path for path, mine in ours.items() if found[path] in (mine.what, *mine.before)]
         gone = [path for path in gone if path.rpartition("/")[2] != externals.RECORD]
-        external.apply(self.place, Changes(remove=tuple(sorted(gone, reverse=True))), {}, made)
+        external.apply(self.place, Changes(remove=tuple(sorted(gone, reverse=True))), {}, made, found)
         return [path for path in gone if not os.path.lexists(f"{self.place}/{path}")]
 
     def _restore(self, kept: Kept, made: Mapping[str, Made]) -> None:

@@ -526,7 +526,7 @@ class _Scan:
             or place in {f"{site}/{BASE_PTH}", f"{site}/{USER_SITE_PTH}"}
             or (parent == "bin" and name in {"python", "python3", self.base.directory_name})
             or (not parent and (name == ENVIRONMENT_RECORD or _UNFINISHED.fullmatch(name) is not None))
-            or (name == SENTINEL and place.startswith(f"{site}/") and place not in self.claimed)
+            or (name == SENTINEL and place not in self.claimed)
         )
 
     def _take(self, source: str, place: str, entry: str) -> None:
@@ -792,13 +792,13 @@ class _Output:
 
     def _check_free(self) -> None:
         try:
-            free = not os.path.lexists(self.path) or (
-                not os.path.islink(self.path) and not os.listdir(self.path)
-            )
-        except NotADirectoryError:
-            free = False
+            free = not stat.S_ISLNK(os.lstat(self.path).st_mode) and not os.listdir(self.path)
+        except FileNotFoundError:
+            free = True
         except OSError as error:
-            raise self._unwritable(error) from error
+            if error.errno != errno.ENOTDIR or not os.path.lexists(self.path):
+                raise self._unwritable(error) from error
+            free = False
         if not free:
             raise UsageError(
                 f"{self.path} is there already, and not an empty directory",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,16 @@ from vrfstore.model import Watcher
 from vrfstore.store import condemned, leases
 from vrfstore.store.externals import ExternalRecord
 from vrfstore.store.leases import Lease
+from vrfstore.store.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vrfstore.runner.inspection import Found
 
-__all__ = ["Prepared", "Runnable", "command_environment", "mend", "prepare", "replace_process"]
+__all__ = ["Prepared", "Runnable", "command_environment", "mend", "named", "prepare", "replace_process"]
+
+
+_PIP = frozenset({"pip", "pip3"})
 
 
 class Runnable(Protocol):
@@ -52,6 +57,27 @@ class Prepared:
     lease: Lease | None
     user_site: bool
     warnings: tuple[str, ...] = ()
+
+
+def named(name: str, given: str | None) -> str | None:
+    """Return the path of a managed environment by its name or the beginning of one; None where there is none.
+
+    Args:
+        name: No path: what has a slash names nothing.
+        given: The store that was given, if it was.
+
+    Raises:
+        UsageError: It may be several things.
+    """
+    if not name or "/" in name:
+        return None
+    # Where there is no store, there are no environments in it.
+    with contextlib.suppress(StoreError):
+        store = Store.open(given, to_look=True)
+        if any(each.startswith(name) for each in store.environments()):
+            part, directory = store.find(name)
+            return store.layout.of(part, directory)
+    return None
 
 
 def prepare(place: str, given: str | None, *, heal: bool, watch: Watcher) -> Prepared:
@@ -158,12 +184,17 @@ def command_environment(
 def replace_process(result: Runnable, command: Sequence[str], *, user_site: bool = False) -> NoReturn:
     """Become the command (execve(2)); the lease goes with it, through its descriptor.
 
+    An environment of ours has no ``pip`` of its own, and the next one on PATH would change somebody else's packages:
+    in its place comes ``python -m pip``.
+
     Raises:
         UsageError: There is no such command, or it cannot be executed.
     """
     if result.lease is not None:
         os.set_inheritable(result.lease.descriptor, True)
     variables = command_environment(result, os.environ, user_site=user_site)
+    if command[0] in _PIP and not os.access(f"{result.environment}/bin/{command[0]}", os.X_OK):
+        command = [result.python, "-m", "pip", *command[1:]]
     # Python ignores these; the command expects them as they usually are.
     usual = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
     try:
