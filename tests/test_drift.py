@@ -250,3 +250,25 @@ def test_of_the_base_only_what_the_environment_brings_to_it_is_said() -> None:
     assert unmet([Described("apple", "2.0", ())], base, versions, VARIABLES) == (
         "cake 1.0 requires apple<2, and 2.0 is installed",
     )
+
+
+@pytest.mark.parametrize("key", ["home", "include-system-site-packages", "version", "executable"])
+def test_what_the_configuration_says_otherwise_is_drift_of_the_frame(key: str) -> None:
+    says = {
+        "home": "/opt/bin",
+        "include-system-site-packages": "true",
+        "version": "3.11.7",
+        "executable": "/opt/bin/python3.11",
+    }
+    recorded = replace(RECORDED, configuration=says)
+    changed = {"pyvenv.cfg": f"f:644:{'3' * 64}"}
+    assert kinds(with_found(changed, configuration=says), recorded) == [("file-changed", "pyvenv.cfg")]
+    for other in ({**says, key: "3"}, {name: says[name] for name in says if name != key}):
+        assert ("frame-changed", "pyvenv.cfg") in kinds(with_found(changed, configuration=other), recorded)
+    # An earlier release of the same is said of the interpreter.
+    assert kinds(replace(WHOLE, configuration={}), recorded) == []
+
+
+@pytest.mark.parametrize("path", ["bin/python", "bin/python3", "bin/python3.11"])
+def test_a_file_in_the_place_of_the_interpreter_is_drift(path: str) -> None:
+    assert kinds(with_found({path: FILE})) == [("frame-changed", path)]

@@ -162,7 +162,7 @@ def test_all_of_them_are_looked_at_whatever_is_wrong_with_one(world: World) -> N
     code, answer = world.json("env", "check", "--all")
     assert code == 23
     assert sorted(kinds(answer)) == [
-        "gone", "gone", "link-missing", "record-unreadable", "record-unreadable", "record-unreadable",
+        "gone", "link-missing", "record-unreadable", "record-unreadable", "record-unreadable",
     ]  # fmt: skip
     code, answer = world.json("env", "heal", "--all")
     assert code == 23
@@ -355,3 +355,70 @@ def test_the_user_s_own_packages_are_seen_where_that_was_asked_for(world: World,
     fresh = world.folder / "fresh"
     assert world.run(world.requirements, *options, "--into", fresh, *command).stdout == f"{wanted}\n"
     assert world.run(fresh, *command).stdout == f"{wanted}\n"
+
+
+def test_one_that_is_gone_can_be_forgotten_by_path_or_by_name(world: World) -> None:
+    other = world.folder / "other"
+    link(world.requirements, store=world.store, into=other)
+    names = {}
+    for place in (world.place, other):
+        found = externals.read(str(place))
+        assert found is not None
+        names[place] = found.token
+        code, answer = world.json("env", "forget", place)
+        assert (code, answer["error"]["kind"]) == (2, "environment-there")
+        shutil.rmtree(place)
+    code, out, _ = world.call("env", "check", "--all")
+    assert code == 0
+    assert f"vrfstore env forget {other}" in out
+    assert world.call("env", "forget", other)[:2] == (0, f"{other}: forgotten\n")
+    code, answer = world.json("env", "forget", names[world.place])
+    assert (code, answer["status"]) == (0, "forgotten")
+    assert answer["environments"] == [{"name": names[world.place], "path": str(world.place)}]
+    assert os.listdir(world.store.layout.of("external")) == []
+    code, answer = world.json("env", "forget", other)
+    assert (code, answer["error"]["kind"]) == (2, "target-unknown")
+
+
+def test_a_registration_that_nobody_can_read_is_forgotten_by_its_name(world: World) -> None:
+    path = Path(world.store.layout.of("external")) / f"{'0' * 16}.json"
+    path.write_text("{")
+    assert world.call("env", "forget", "0" * 16)[0] == 0
+    assert not path.exists()
+    assert len(os.listdir(path.parent)) == 1
+
+
+@pytest.mark.parametrize("command", ["check", "heal"])
+@pytest.mark.parametrize("bad", ["record", "owner", "nothing", "long"])
+def test_an_error_of_one_is_its_own_and_the_rest_goes_on(world: World, command: str, bad: str) -> None:
+    broken = world.folder / "a-broken"
+    arguments: list[str | Path] = ["--all"]
+    if bad == "nothing":
+        arguments = [broken, world.place]
+    elif bad == "record":
+        record = json.loads((world.managed / "vrfstore.json").read_text())
+        record["interpreter"] = {}
+        os.chmod(world.managed / "vrfstore.json", 0o644)
+        (world.managed / "vrfstore.json").write_text(json.dumps(record))
+    else:
+        link(world.requirements, store=world.store, into=broken)
+        record = json.loads((broken / "vrfstore.json").read_text())
+        if bad == "long":
+            record["made"]["x" * 300] = ["d", "", []]
+        else:
+            record["store"] = str(world.folder / "elsewhere")
+            (world.folder / "elsewhere").mkdir()
+            (world.folder / "elsewhere/store.json").write_text("{")
+        (broken / "vrfstore.json").write_text(json.dumps(record))
+    world.package.unlink()
+    code, out, _ = world.call("env", command, *arguments)
+    # The worst of all: what was mended is none.
+    codes = {
+        "record": {23},
+        "long": {23},
+        "owner": {17, 21, 23},
+        "nothing": {23 if command == "check" else 2},
+    }
+    assert code in codes[bad]
+    assert f"{world.place}: {'mended: ' if command == 'heal' else ''}link-missing" in out
+    assert world.package.is_symlink() == (command == "heal")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -9,14 +10,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.crash import LOCK, base, dangling, each_kill, together, tree, wheel_digest
+from support.elf import elf_bytes
 from support.faults import Fault, with_fault
 from support.index import Index
 from support.wheels import WheelSpec, build_wheel
@@ -29,7 +32,7 @@ from vrfstore.linker import external
 from vrfstore.linker.distributions import Distribution, distributions
 from vrfstore.linker.into import Asked, Linked, check_directory, link_into
 from vrfstore.model import LinkOptions
-from vrfstore.store import externals, leases
+from vrfstore.store import composites, externals, leases
 from vrfstore.store.externals import ExternalRecord, Made
 from vrfstore.store.store import Store
 
@@ -478,7 +481,11 @@ def test_another_store_takes_over(tmp_path: Path, wheels: Mapping[str, Path]) ->
     one, other = Store.open(tmp_path / "one"), Store.open(tmp_path / "other")
     place = tmp_path / "venv"
     first = place_wheels(one, place, wheels["apple"]).record
-    second = place_wheels(other, place, wheels["apple"]).record
+    with pytest.raises(UsageError) as raised:
+        place_wheels(other, place, wheels["apple"])
+    assert raised.value.kind == "into-other-store"
+    assert one.root in raised.value.message
+    second = place_wheels(other, place, wheels["apple"], force=True).record
     assert second.token != first.token
     shutil.rmtree(one.layout.of("entries"))
     assert dangling(str(place)) == []
@@ -705,3 +712,107 @@ def test_nothing_of_the_users_is_ever_changed(
     )
     if {path: wanted.get(path) for path in PATHS} == found:
         assert changes.nothing
+
+
+def _registered(store: Store) -> list[str]:
+    return sorted(os.listdir(store.layout.of("external")))
+
+
+def test_what_was_at_the_same_path_before_is_forgotten_once_the_new_one_stands(
+    store: Store, tmp_path: Path, wheels: Mapping[str, Path]
+) -> None:
+    place = tmp_path / "venv"
+    place_wheels(store, place, wheels["apple"])
+    shutil.rmtree(place)
+    place_wheels(store, place, wheels["pear"])
+    assert _registered(store) == [f"{record(place).token}.json"]
+    later(store)
+    assert {name.partition("-")[2] for name in store.entries()} == {"pear-1.0"}
+
+
+def test_a_copy_that_is_linked_takes_nothing_from_where_it_is_from(
+    store: Store, tmp_path: Path, wheels: Mapping[str, Path]
+) -> None:
+    place, copy = tmp_path / "venv", tmp_path / "copy"
+    place_wheels(store, place, wheels["apple"])
+    shutil.copytree(place, copy, symlinks=True)
+    place_wheels(store, copy, wheels["pear"])
+    assert _registered(store) == sorted(f"{record(each).token}.json" for each in (place, copy))
+
+
+def test_by_force_nothing_is_left_of_another_version_that_was_installed_by_hand(
+    store: Store, tmp_path: Path, wheels: Mapping[str, Path]
+) -> None:
+    place = tmp_path / "venv"
+    place_wheels(store, place, wheels["apple"])
+    pip(place, "install", wheels["apple_2"], wheels["fig"])
+    linked = place_wheels(store, place, wheels["apple"], force=True)
+    assert not (site(place) / "apple-2.0.dist-info").exists()
+    assert (site(place) / "fig-1.0.dist-info").exists()
+    assert says(place, "apple.who, importlib.metadata.version('apple')", "apple", "importlib.metadata") == (
+        "(1, '1.0')"
+    )
+    assert linked.warnings == ("apple 2.0, installed by hand, was replaced",)
+
+
+def test_what_was_installed_for_another_interpreter_is_named(
+    store: Store, tmp_path: Path, wheels: Mapping[str, Path]
+) -> None:
+    place = tmp_path / "venv"
+    place_wheels(store, place, wheels["apple"])
+    (place / "lib/python3.5/site-packages/mine-1.dist-info").mkdir(parents=True)
+    known = json.loads((place / "vrfstore.json").read_text())
+    known["library"] = "python3.5"
+    (place / "vrfstore.json").write_text(json.dumps(known))
+    linked = place_wheels(store, place, wheels["apple"])
+    assert len(linked.warnings) == 1
+    assert linked.warnings[0].endswith(f"{place}/bin/python -m pip install mine==1")
+    assert place_wheels(store, place, wheels["apple"]).warnings == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_links_into_nobody_else_s_directory(store: Store, tmp_path: Path) -> None:
+    place = tmp_path / "venv"
+    place.mkdir()
+    os.chown(place, 12345, 12345)
+    for force in (False, True):
+        with pytest.raises(UsageError) as raised:
+            check_directory(store, str(place), force=force)
+        assert raised.value.kind == "into-owner"
+
+
+def test_whoever_holds_an_environment_makes_no_composite(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mending a member takes its hold, and then those of environments that are linked to it.
+    top = WheelSpec(
+        name="top",
+        files={
+            "top/__init__.py": "",
+            "top/core.so": elf_bytes(needed=["libbottom.so.1"], runpath="$ORIGIN/../bottom/lib"),
+        },
+    )
+    bottom = WheelSpec(
+        name="bottom",
+        files={"bottom/__init__.py": "", "bottom/lib/libbottom.so.1": elf_bytes(soname="libbottom.so.1")},
+    )
+    held: list[str] = []
+    made: list[list[str]] = []
+    hold, ensure = Store.hold_environment, composites.ensure
+
+    @contextlib.contextmanager
+    def holding(self: Store, key: str) -> Iterator[None]:
+        with hold(self, key):
+            held.append(key)
+            yield
+            held.remove(key)
+
+    def making(*arguments: Any) -> None:
+        made.append(list(held))
+        ensure(*arguments)
+
+    monkeypatch.setattr(Store, "hold_environment", holding)
+    monkeypatch.setattr(composites, "ensure", making)
+    linked = place_wheels(store, tmp_path / "venv", build_wheel(top, tmp_path), build_wheel(bottom, tmp_path))
+    assert len(linked.record.composites) == 1
+    assert made == [[]]

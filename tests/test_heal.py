@@ -370,7 +370,9 @@ def test_without_a_lock_it_says_what_to_do(world: World) -> None:
     with pytest.raises(DriftError) as raised:
         world.heal()
     assert "no lock says" in str(raised.value)
-    assert raised.value.hint == "link it again"
+    assert raised.value.hint == (
+        f"link it again with: vrfstore link {world.requirements} --into {world.place}"
+    )
 
 
 def test_a_composite_that_is_gone_is_made_again(world: World) -> None:
@@ -430,7 +432,11 @@ def test_an_interpreter_that_was_upgraded_is_followed(world: World, touched: boo
     assert world.kinds() == []
     assert f"version = {version}\n" in (world.place / "pyvenv.cfg").read_text()
     assert touched or world.says("fig.who, apple.who", "fig", "apple") == "('by hand', 1)"
-    assert {path: found for path, found in content(world.place).items() if "fig" not in path} == whole
+    now = {path: found for path, found in content(world.place).items() if "fig" not in path}
+    assert now.pop("pyvenv.cfg.before-healing", None) == (
+        ("-rw-r--r--", b"home = /gone\nversion = 3\n") if touched else None
+    )
+    assert now == whole
 
 
 def builds(*, other: bool) -> list[str]:
@@ -717,3 +723,161 @@ def test_a_managed_one_killed_at_every_step_of_healing_is_whole_afterwards(
         assert look(place) == [], f"killed at step {point}"
         assert content(place) == whole, f"killed at step {point}"
         assert store.usable_environment(record.key)[1] == 0
+
+
+def _replace_by_file(path: Path) -> None:
+    path.unlink()
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+
+
+def _configure(place: Path, old: str, new: str) -> None:
+    path = place / "pyvenv.cfg"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+FRAMES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "a program in the place of python": (
+        lambda place: _replace_by_file(place / "bin/python"),
+        "frame-changed",
+        "bin/python",
+    ),
+    "another release": (
+        lambda place: _configure(place, "version = 3", "version = 2"),
+        "frame-changed",
+        "pyvenv.cfg",
+    ),
+    "other packages of the base": (
+        lambda place: _configure(place, "-packages = true", "-packages = false"),
+        "frame-changed",
+        "pyvenv.cfg",
+    ),
+    "another home": (
+        lambda place: _configure(place, "home = ", "home = /elsewhere"),
+        "interpreter-moved",
+        "pyvenv.cfg",
+    ),
+    "garbage": (
+        lambda place: (place / "pyvenv.cfg").write_bytes(b"\xff\0\n= \nhome"),
+        "frame-changed",
+        "pyvenv.cfg",
+    ),
+    "the own packages of the user": (
+        lambda place: next(place.glob("lib/*/site-packages/_vrfstore_*.pth")).write_text("# no\n"),
+        "frame-changed",
+        "_vrfstore_user_site.pth",
+    ),
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_the_frame_is_put_right_and_what_was_there_is_kept_beside(world: World, frame: str) -> None:
+    act, kind, name = FRAMES[frame]
+    whole = content(world.place)
+    if kind != "interpreter-moved" and "_" in name and not list(world.site.glob("_vrfstore_*.pth")):
+        pytest.skip("the base of this Python has nothing of the kind")
+    act(world.place)
+    path = next(each for each in (world.place / name, world.site / name) if os.path.lexists(each))
+    edited = path.read_bytes()
+    assert world.kinds() == [kind]
+    healed = world.heal()
+    assert ([each.kind for each in healed.mended], healed.left) == ([kind], ())
+    beside = path.with_name(f"{path.name}.before-healing")
+    assert beside.read_bytes() == edited
+    assert any(str(beside.relative_to(world.place)) in note for note in healed.notes)
+    beside.unlink()
+    assert content(world.place) == whole
+    assert world.kinds() == []
+
+
+def test_what_somebody_says_beside_in_the_configuration_is_kept(world: World) -> None:
+    path = world.place / "pyvenv.cfg"
+    usual = path.read_text()
+    path.write_text(f"mine = yes\n{usual}prompt = me\n")
+    assert world.kinds() == []
+    before = path.read_text()
+    world.link()
+    assert path.read_text() == before
+    assert not (world.place / "pyvenv.cfg.before-healing").exists()
+    older = before.replace("version = 3", "version = 2")
+    for name in ("pyvenv.cfg.before-healing", None):
+        path.write_text(older)
+        healed = world.heal()
+        assert path.read_text() == f"{usual}mine = yes\nprompt = me\n"
+        assert (world.place / "pyvenv.cfg.before-healing").read_text() == older
+        assert name is None or name in " ".join(healed.notes)
+    # The name is taken, by something else.
+    path.write_text("garbage")
+    world.heal()
+    assert len(list(world.place.glob("pyvenv.cfg.before-healing*"))) == 2
+    assert path.read_text() == usual
+
+
+@pytest.mark.parametrize("mend", ["heal", "link"])
+def test_after_venv_has_upgraded_it_the_configuration_is_ours_again(world: World, mend: str) -> None:
+    usual = (world.place / "pyvenv.cfg").read_text()
+    command = [default_executable(), "-m", "venv", "--upgrade", "--without-pip", str(world.place)]
+    subprocess.run(command, check=True)
+    _configure(world.place, "version = 3", "version = 2")
+    if mend == "heal":
+        world.heal()
+    else:
+        world.link()
+    said = (world.place / "pyvenv.cfg").read_text().splitlines()
+    assert set(usual.splitlines()) <= set(said)
+    assert not any(line.startswith("version = 2") for line in said)
+    assert world.kinds() == []
+    assert world.says("apple.who", "apple") == "1"
+
+
+@pytest.mark.parametrize("path", ["bin/python", "pyvenv.cfg"])
+def test_the_frame_of_a_managed_one_is_put_right(managed: Path, path: str) -> None:
+    whole = content(managed)
+    _replace_by_file(managed / path)
+    assert "frame-changed" in look(managed) or "interpreter-moved" in look(managed)
+    healed = heal(inspection.find(str(managed), None, to_look=False))
+    assert healed.left == ()
+    (managed / f"{path}.before-healing").unlink()
+    assert content(managed) == whole
+
+
+@pytest.mark.parametrize("version", ["1.0", "9.0"])
+@pytest.mark.parametrize("mend", ["heal", "link", "drop"])
+def test_what_was_installed_through_a_link_is_linked_whole_again(
+    world: World, version: str, mend: str
+) -> None:
+    info = world.site / f"apple-{version}.dist-info"
+    if info.exists():
+        shutil.rmtree(info)
+    info.mkdir()
+    (info / "METADATA").write_text("Name: apple\n")
+    (info / "INSTALLER").write_text("pip\n")
+    (info / "RECORD").write_text(f"apple/__init__.py,,\napple_single.py,,\n{info.name}/RECORD,,\n")
+    assert "package-behind-link" in world.kinds()
+    assert (world.site / "apple").is_symlink()
+    if mend == "heal":
+        said = " ".join(world.heal().notes)
+        assert f"apple {version} had been installed through a link" in said
+    elif mend == "link":
+        world.link()
+    else:
+        World(world.store, world.index, world.folder, world.place, world.wheels[1:]).link()
+        assert not list(world.site.glob("apple*"))
+        assert world.kinds() == []
+        return
+    assert world.says("apple.who", "apple") == "1"
+    assert world.kinds() == []
+    assert [each.name for each in world.site.glob("apple-*")] == ["apple-1.0.dist-info"]
+    assert (world.site / "apple-1.0.dist-info/METADATA").read_bytes() != b"Name: apple\n"
+
+
+def test_what_is_left_has_a_next_step(world: World) -> None:
+    (world.place / "lib64").unlink()
+    (world.place / "lib64").mkdir()
+    (world.place / "lib64/mine").touch()
+    healed = world.heal()
+    assert [each.kind for each in healed.left] == ["frame-changed"]
+    again = f"vrfstore link {world.requirements} --into {world.place}"
+    assert any(f"{again} --force" in note for note in healed.notes)
+    assert (world.place / "lib64/mine").exists()

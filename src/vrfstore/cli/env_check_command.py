@@ -8,7 +8,7 @@ import click
 
 from vrfstore.cli import render
 from vrfstore.cli.options import json_option, store_option
-from vrfstore.errors import DriftError, UsageError
+from vrfstore.errors import UsageError
 
 if TYPE_CHECKING:
     from vrfstore.runner.check import Checked
@@ -51,7 +51,8 @@ def command(
 
     PATH is an environment of one's own, or one of the store by path or name. What was added, changed or removed by
     hand is shown, and is no drift. One that was moved is registered where it is now; nothing else is changed, and
-    nothing is started but an interpreter of which nothing is known yet. Exit code 23 if anything has drifted.
+    nothing is started but an interpreter of which nothing is known yet. Exit code 23 if anything has drifted; where
+    one of several cannot be looked at, the rest is, and the highest exit code is that of all.
     """
     from vrfstore.runner.check import check, subjects  # noqa: PLC0415 - not for help
 
@@ -59,7 +60,7 @@ def command(
         raise UsageError("give either paths or --all")
     given = store or context.obj
     found = [
-        check(subject, requirements=requirements)
+        check(subject, requirements=requirements, alone=len(paths) == 1)
         for subject in subjects(paths, given, everything=everything, to_look=True)
     ]
     drifted = any(each.drifted for each in found)
@@ -72,8 +73,9 @@ def command(
         )
     else:
         _print_text(found)
-    if drifted:
-        context.exit(DriftError.exit_code)
+    code = max((each.exit_code for each in found), default=0)
+    if code:
+        context.exit(code)
 
 
 def _to_json(checked: Checked) -> dict[str, object]:

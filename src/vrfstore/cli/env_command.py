@@ -16,6 +16,7 @@ __all__ = ["command"]
     subcommands={
         "check": "Say what has drifted in an environment.",
         "export-tree": "Write a copy of an environment that stands alone.",
+        "forget": "Let the store know no more of an environment that is gone.",
         "heal": "Mend what has drifted, keeping what was added by hand.",
         "undo": "Take back what adopting an environment changed.",
     },

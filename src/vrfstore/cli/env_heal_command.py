@@ -56,7 +56,8 @@ def command(
 
     Links are made anew, and an interpreter that was upgraded is followed. Where another X.Y has taken its place,
     requirements are resolved again and linked beside; when that stands, what vrfstore had put there for the old one
-    goes. Nothing is said where there is nothing to do. Exit code 23 if something is left.
+    goes. Nothing is said where there is nothing to do. Exit code 23 if something is left; where one of several
+    cannot be mended, the rest is, and the highest exit code is that of all.
     """
     if everything == bool(paths) or (adopt and everything):
         raise UsageError("give paths, or --all without --adopt")
@@ -81,31 +82,30 @@ def command(
 
 def _heal(subject: Subject, *, network: bool, watch: Watcher, single: bool) -> Healed | VrfstoreError:
     """Mend one environment. One that cannot be mended is in nobody else's way."""
-    from vrfstore.runner.heal import Healed, heal  # noqa: PLC0415 - not for help
+    from vrfstore.runner.check import as_error  # noqa: PLC0415 - not for help
+    from vrfstore.runner.heal import Healed, heal  # noqa: PLC0415
 
+    if subject.error is not None:
+        return subject.error
     if subject.found is None:
         problem = (subject.problem,) if subject.problem is not None and subject.problem.drifted else ()
         return Healed(place=subject.place, left=problem)
     try:
         return heal(subject.found, network=network, watch=watch)
-    except VrfstoreError as error:
+    except (VrfstoreError, OSError) as error:
         if not os.path.lexists(subject.place):  # collected meanwhile
             return Healed(place=subject.place)
         if single:
             raise
-        error.path = error.path or subject.place
-        return error
+        return as_error(error, subject.place)
 
 
 def _exit_code(outcomes: list[Healed | VrfstoreError]) -> int:
-    errors = [each for each in outcomes if isinstance(each, VrfstoreError)]
-    if errors:
-        return errors[0].exit_code
-    return (
-        DriftError.exit_code
-        if any(each.left for each in outcomes if not isinstance(each, VrfstoreError))
-        else 0
-    )
+    codes = [
+        each.exit_code if isinstance(each, VrfstoreError) else DriftError.exit_code if each.left else 0
+        for each in outcomes
+    ]
+    return max(codes, default=0)
 
 
 def _show(outcomes: list[Healed | VrfstoreError], *, as_json: bool) -> None:

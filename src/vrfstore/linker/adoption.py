@@ -253,6 +253,8 @@ def journal_from_json(data: bytes) -> Journal:
     codec.check_checksum(value)
     if value["schema"] != _SCHEMA or value["state"] not in _STATES:
         raise ValueError("it is of another version")
+    if b"\0" in os.fsencode(codec.text(value["store"])):
+        raise ValueError("its store is no path")
     return Journal(
         state=value["state"],
         store=codec.text(value["store"]),
@@ -276,6 +278,6 @@ def _whats(value: Mapping[str, Any]) -> dict[str, str]:
 def _inside(path: object) -> str:
     """Return a path of a journal, which somebody may have written who means to lead us out of the environment."""
     parts = codec.text(path).split("/")
-    if {"", ".", ".."}.intersection(parts) or "\0" in codec.text(path):
+    if {"", ".", ".."}.intersection(parts) or b"\0" in os.fsencode(codec.text(path)):
         raise ValueError(f"{path!r} is no path in an environment")
     return codec.text(path)

@@ -7,6 +7,8 @@ link-missing            a link that was put there is gone
 link-dangling           it leads to what is not there
 link-repointed          it leads elsewhere
 file-missing            a file that was put there is gone, or empty
+frame-changed           ``bin/python`` and the like, or what ``pyvenv.cfg`` says, is not what it was
+package-behind-link     installed by hand, but written through a link of ours, into the store
 directory-missing       a directory that was put there is gone, or something else
 unfinished              whoever linked it last was killed in the middle of it
 entry-missing           what it links to is gone from the store
@@ -23,7 +25,7 @@ file-changed            by hand; stays. No drift
 package-added           by hand; stays. No drift
 package-changed         by hand; stays. No drift
 package-removed         by hand; stays away. No drift
-gone                    it is registered, and not there; gc forgets it. No drift
+gone                    it is registered, and not there; ``env forget`` lets it go. No drift
 ======================= ================================================================================
 """
 
@@ -33,6 +35,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vrfstore.linker.distributions import Distribution
+from vrfstore.linker.plan import BASE_PTH, NAMESPACES_PTH, USER_SITE_PTH
 from vrfstore.model import EntryReference, Interpreter
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "Registered",
     "Seen",
     "compare",
+    "frame",
     "interpreter_links",
     "removed",
     "unmet",
@@ -103,6 +107,8 @@ class Recorded:
         library: The name of its library directory.
         owners: The name of the distribution that a path belongs to, as far as that is known.
         finished: Whether all of it had been put there.
+        configuration: What its ``pyvenv.cfg`` has to say, as ``external.configuration`` reads it; empty where that is
+            not known.
     """
 
     expected: Mapping[str, str]
@@ -112,6 +118,7 @@ class Recorded:
     library: str
     owners: Mapping[str, str] = field(default_factory=dict)
     finished: bool = True
+    configuration: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def site_packages(self) -> str:
@@ -131,9 +138,11 @@ class Seen:
         interpreter: What its interpreter, or what was asked for, is now; None where there is none.
         trouble: Why there is none.
         home: What ``pyvenv.cfg`` names as home, links resolved; empty where it says nothing.
+        configuration: All that it says, as ``external.configuration`` reads it.
         stale: Names of links in ``bin`` to interpreters of another X.Y that are gone, or that are this one.
         distributions: What is installed.
         by_hand: Those of them that vrfstore has not put there.
+        behind: Those that were installed by hand through links of ours.
         registered: What the store knows of it; None for a managed one.
         elsewhere: Whether it was linked at another place, which its activation scripts name.
         unmet: What ``unmet`` says.
@@ -146,9 +155,11 @@ class Seen:
     interpreter: Interpreter | None
     trouble: str = ""
     home: str = ""
+    configuration: Mapping[str, str] = field(default_factory=dict)
     stale: Sequence[str] = ()
     distributions: Sequence[Distribution] = ()
     by_hand: Sequence[Distribution] = ()
+    behind: Sequence[Distribution] = ()
     registered: Registered | None = None
     elsewhere: bool = False
     unmet: Sequence[str] = ()
@@ -159,12 +170,21 @@ def interpreter_links(library: str) -> frozenset[str]:
     return frozenset(("bin/python", "bin/python3", f"bin/{library}"))
 
 
+def frame(library: str) -> frozenset[str]:
+    """Return the paths that make a directory an environment, and that are ours there, whoever has changed them."""
+    site = f"lib/{library}/site-packages"
+    own = (f"{site}/{name}" for name in (BASE_PTH, USER_SITE_PTH, NAMESPACES_PTH))
+    short = f"bin/{library.removesuffix('t')}"
+    return interpreter_links(library) | {"pyvenv.cfg", "lib64", short, *own}
+
+
 def compare(recorded: Recorded, seen: Seen) -> tuple[Drift, ...]:
     """Return what is not as it was linked, in the order in which it matters."""
     interpreter = tuple(_interpreter(recorded, seen))
     return (
         *_registration(seen),
         *interpreter,
+        *(() if interpreter else _configuration(recorded, seen)),
         *_entries(recorded, seen),
         *_paths(recorded, seen, unwanted=interpreter_links(recorded.library) if interpreter else ()),
         *(
@@ -216,6 +236,19 @@ def _interpreter(recorded: Recorded, seen: Seen) -> Iterator[Drift]:
         )
 
 
+def _configuration(recorded: Recorded, seen: Seen) -> Iterator[Drift]:
+    path = "pyvenv.cfg"
+    # What is gone or empty is said as of any other file.
+    there = seen.found.get(path)
+    if not recorded.finished or there is None or there.endswith(f":{EMPTY}"):
+        return
+    for key, value in recorded.configuration.items():
+        if _is_changed(recorded, seen, path) and seen.configuration.get(key) != value:
+            said = seen.configuration.get(key, "nothing")
+            yield Drift("frame-changed", path, f"{path} says {said} for {key}, and said {value}")
+            return
+
+
 def _is_changed(recorded: Recorded, seen: Seen, path: str) -> bool:
     return seen.found.get(path) not in (None, recorded.expected.get(path))
 
@@ -244,12 +277,15 @@ def _paths(recorded: Recorded, seen: Seen, *, unwanted: Collection[str]) -> Iter
         return
     theirs = {found.name for found in seen.by_hand} | removed(recorded, seen)
     needless = _needless(recorded, theirs)
+    own = frame(recorded.library) - {"pyvenv.cfg"}
     for path, what in sorted(recorded.expected.items()):
         # What is inside a directory that is not there need not be said.
         hidden = seen.found.get(path.rpartition("/")[0], "d") != "d"
         if hidden or path in unwanted or path in needless:
             continue
         drift = _path(path, what, seen.found.get(path))
+        if drift is not None and drift.kind == "file-changed" and path in own:
+            drift = Drift("frame-changed", path, f"{path} is not what was linked any more")
         if drift is not None:
             yield drift
         elif path in seen.nowhere and not any(f"/entries/{gone}/" in f"{what}/" for gone in seen.gone):
@@ -286,6 +322,9 @@ def _path(path: str, what: str, there: str | None) -> Drift | None:
 
 def _packages(recorded: Recorded, seen: Seen) -> Iterator[Drift]:
     linked = {wheel.name: wheel for wheel in recorded.wheels}
+    for found in sorted(seen.behind, key=lambda each: each.name):
+        message = f"{found.name} {found.version} was installed through a link into the store"
+        yield Drift("package-behind-link", "", message)
     for found in sorted(seen.by_hand, key=lambda each: each.name):
         wheel = linked.get(found.name)
         if wheel is None:
@@ -345,7 +384,7 @@ def _unmet(
     variables: Mapping[str, str],
     only: Collection[str] | None = None,
 ) -> Iterator[str]:
-    from packaging.markers import UndefinedEnvironmentName  # noqa: PLC0415 - 20 ms that most calls do not pay
+    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName  # noqa: PLC0415 - 20 ms that most calls do not pay
     from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
     from packaging.utils import canonicalize_name  # noqa: PLC0415
     from packaging.version import InvalidVersion  # noqa: PLC0415
@@ -363,5 +402,11 @@ def _unmet(
             elif not asked.specifier.contains(versions[name], prereleases=True):
                 wanted = f"{asked.name}{asked.specifier}"
                 yield f"{found.name} {found.version} requires {wanted}, and {versions[name]} is installed"
-        except (InvalidRequirement, InvalidVersion, UndefinedEnvironmentName):
+        except (
+            InvalidRequirement,
+            InvalidVersion,
+            UndefinedComparison,
+            UndefinedEnvironmentName,
+            RecursionError,
+        ):
             continue  # what nobody can read, nobody can hold anybody to

@@ -15,11 +15,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from vrfstore import fs
+from vrfstore.errors import BusyError
 from vrfstore.linker.plan import EnvironmentPlan
 from vrfstore.linker.realise import new_record
 from vrfstore.model import Interpreter
@@ -31,18 +33,24 @@ __all__ = [
     "Item",
     "apply",
     "changing",
+    "configuration",
+    "configured",
     "decide",
     "finished",
     "found_at",
+    "keep_beside",
     "occupied",
+    "parents",
     "strangers",
     "sweep",
     "wanted",
 ]
 
 _TEMPORARY = ".vrfstore-"
-_LEFTOVERS = (_TEMPORARY, f".{externals.RECORD}.")
+_LEFTOVER = re.compile(rf"(?:{re.escape(_TEMPORARY)}|\.{re.escape(externals.RECORD)}\.)[0-9a-f]{{16}}")
 _CACHE = "__pycache__"
+_SETTINGS = ("home", "include-system-site-packages", "version", "executable")
+_LARGEST_CONFIGURATION = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,7 @@ def decide(
         and (there := found[path]) is not None
         and _is_ours(mine, there)
         # What is in a directory goes with it; when it is a link, the same path leads somewhere else.
-        and replaced.isdisjoint(_parents(path))
+        and replaced.isdisjoint(parents(path))
     ]
     return Changes(tuple(sorted(put, key=_rank)), tuple(sorted(remove, reverse=True)), tuple(sorted(kept)))
 
@@ -189,6 +197,81 @@ def _may_be_link(path: str) -> bool:
     return name.endswith(".so") or ".so." in name or path.startswith("bin/")
 
 
+def configuration(content: bytes) -> dict[str, str]:
+    """Return what decides of a ``pyvenv.cfg``, by key (PEP 405); places with links resolved."""
+    found = {}
+    for key, value, _ in _settings(content):
+        if key in _SETTINGS:
+            found[key] = _resolved(value) if key in {"home", "executable"} else value.lower()
+    return found
+
+
+def _settings(content: bytes) -> Iterator[tuple[str, str, str]]:
+    """Yield key, value and line; of lines that have none, nothing."""
+    for line in content.decode(errors="surrogateescape").splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() and len(key) < len(line):
+            yield key.strip().lower(), value.strip(), line
+
+
+def _resolved(path: str) -> str:
+    with contextlib.suppress(ValueError, OSError):
+        return os.path.realpath(path)
+    return path
+
+
+def configured(environment: str, planned: Item, prompt: str | None) -> Item:
+    """Return what ``pyvenv.cfg`` is to be, with what the user has put into it.
+
+    Args:
+        environment: The absolute path.
+        planned: What it would be without.
+        prompt: What the environment was linked with before; another one is the user's.
+    """
+    wanted = planned.content or b""
+    try:
+        with fs.open_regular(f"{environment}/pyvenv.cfg") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            there = stream.read(_LARGEST_CONFIGURATION + 1)
+    except (OSError, ValueError):
+        return planned
+    if not there or len(there) > _LARGEST_CONFIGURATION:
+        return planned
+    ours = {key: (value, line) for key, value, line in _settings(wanted)}
+    says = {key: value for key, value, _ in _settings(there)}
+    usual = {None, "", repr(prompt), ours["prompt"][0] if "prompt" in ours else None}
+    prompted = says.get("prompt") not in usual
+    if configuration(there) == configuration(wanted) and (
+        prompted or says.get("prompt") == ours.get("prompt", (None,))[0]
+    ):
+        return _file(there, mode)
+    theirs = {
+        key: line
+        for key, _, line in _settings(there)
+        if key not in _SETTINGS and (key != "prompt" or prompted)
+    }
+    lines = [line for key, (_, line) in ours.items() if key not in theirs] + [*theirs.values()]
+    return _file("".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
+
+
+def keep_beside(environment: str, path: str) -> str:
+    """Keep what a file was that somebody has changed, and return where; nothing for what is no file."""
+    place = f"{environment}/{path}"
+    beside = f"{path}.before-healing"
+    try:
+        if not stat.S_ISREG(os.lstat(place).st_mode):
+            return ""
+        if os.path.lexists(f"{environment}/{beside}"):
+            with contextlib.suppress(OSError):
+                if _found(f"{environment}/{beside}", None) == _found(place, None):
+                    return beside  # from a call that was killed
+            beside = f"{beside}.{fs.unique_name()}"
+        fs.copy_file(place, f"{environment}/{beside}", mode=stat.S_IMODE(os.lstat(place).st_mode))
+    except FileNotFoundError:
+        return ""
+    return beside
+
+
 def _symlink(target: str) -> Item:
     return Item(f"l:{target}")
 
@@ -214,7 +297,7 @@ def found_at(environment: str, paths: Iterable[str], made: Mapping[str, Made]) -
     """
     wanted = set(paths)
     # Behind a link is another place: also behind one that nobody has listed.
-    above = {parent for path in wanted for parent in _parents(path)}
+    above = {parent for path in wanted for parent in parents(path)}
     found: dict[str, str | None] = {}
     for path in sorted(wanted | above):
         hidden = found.get(path.rpartition("/")[0], "d") != "d"
@@ -222,7 +305,8 @@ def found_at(environment: str, paths: Iterable[str], made: Mapping[str, Made]) -
     return {path: found[path] for path in wanted}
 
 
-def _parents(path: str) -> Iterator[str]:
+def parents(path: str) -> Iterator[str]:
+    """Yield the directories above a path, the nearest first."""
     while path := path.rpartition("/")[0]:
         yield path
 
@@ -283,6 +367,7 @@ def apply(
     changes: Changes,
     items: Mapping[str, Item],
     made: Mapping[str, Made],
+    found: Mapping[str, str | None],
     *,
     force: bool = False,
 ) -> None:
@@ -296,18 +381,39 @@ def apply(
         changes: From ``decide``.
         items: From ``wanted``.
         made: What vrfstore put there before.
+        found: What was there when it was decided.
         force: What the user put in the way goes.
 
     Raises:
-        OSError: The disk is full; or (``ENOTEMPTY``) the user has just put something in the way.
+        BusyError: The user has just put something in the way; what comes after it is not done.
+        OSError: The disk is full; or (``ENOTEMPTY``) as above.
     """
     for path in changes.put:
+        if not force:
+            _check_still(environment, path, made, found)
         place = f"{environment}/{path}"
         if os.path.isdir(place) and not os.path.islink(place):
             _make_way(environment, path, items, made, force=force)
         _put(environment, place, items[path])
     for path in changes.remove:
+        _check_still(environment, path, made, found)
         _remove(environment, path, items)
+
+
+def _check_still(
+    environment: str, path: str, made: Mapping[str, Made], found: Mapping[str, str | None]
+) -> None:
+    """Look once more: copying takes long enough for pip to come in between.
+
+    Raises:
+        BusyError: It is not what was decided about.
+    """
+    if found_at(environment, [path], made)[path] not in (found[path], None):
+        raise BusyError(
+            f"somebody else has just changed {path}", kind="environment-busy", path=f"{environment}/{path}"
+        )
+    if any(os.path.islink(f"{environment}/{parent}") for parent in parents(path)):
+        raise BusyError(f"{path} is behind a link now", kind="environment-busy", path=f"{environment}/{path}")
 
 
 def _put(environment: str, place: str, item: Item) -> None:
@@ -338,7 +444,7 @@ def _forget_bytecode(place: str) -> None:
     What tells them is time and size of their source, and two versions of it may be equal in both.
     """
     parent, _, name = place.rpartition("/")
-    if name.endswith(".py"):
+    if name.endswith(".py") and not os.path.islink(f"{parent}/{_CACHE}"):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for pyc in os.listdir(f"{parent}/{_CACHE}"):
                 if pyc.startswith(f"{name[:-3]}.") and pyc.endswith(".pyc"):
@@ -359,7 +465,7 @@ def _make_way(
 
 def _remove(environment: str, path: str, items: Mapping[str, Item]) -> None:
     place = f"{environment}/{path}"
-    if any(os.path.islink(f"{environment}/{parent}") for parent in _parents(path)):
+    if any(os.path.islink(f"{environment}/{parent}") for parent in parents(path)):
         return
     if not os.path.isdir(place) or os.path.islink(place):
         _forget_bytecode(place)
@@ -409,7 +515,7 @@ def finished(
 
 def strangers(place: str) -> list[str]:
     """Return the names in a directory that are not what a killed link may have left in an empty one."""
-    return [name for name in os.listdir(place) if not name.startswith(_LEFTOVERS)]
+    return [name for name in os.listdir(place) if not _LEFTOVER.fullmatch(name)]
 
 
 def sweep(place: str) -> None:
@@ -417,7 +523,7 @@ def sweep(place: str) -> None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for name in os.listdir(place):
             path = f"{place}/{name}"
-            if name.startswith(_LEFTOVERS) and (os.path.islink(path) or not os.path.isdir(path)):
+            if _LEFTOVER.fullmatch(name) and (os.path.islink(path) or not os.path.isdir(path)):
                 fs.remove_file(path)
 
 

@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vrfstore import fs
@@ -19,7 +20,8 @@ from vrfstore.linker import check as links
 from vrfstore.linker import drift
 from vrfstore.linker.composing import composed
 from vrfstore.linker.drift import Drift
-from vrfstore.linker.into import Asked, by_hand, link_into
+from vrfstore.linker.external import keep_beside
+from vrfstore.linker.into import Asked, by_hand, left_behind, link_into
 from vrfstore.linker.realise import new_record
 from vrfstore.model import Digest, EntryPlan, EntryReference, Interpreter, LockedWheel, Watcher, nobody
 from vrfstore.runner import inspection
@@ -34,6 +36,17 @@ __all__ = ["Healed", "heal"]
 
 _INTERPRETER = frozenset({"interpreter-upgraded", "interpreter-moved"})
 _OTHER = "interpreter-changed"
+_IN_THE_WAY = frozenset(
+    {
+        "link-missing",
+        "link-dangling",
+        "link-repointed",
+        "file-missing",
+        "directory-missing",
+        "frame-changed",
+        "unfinished",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +99,26 @@ def heal(found: Found, *, network: bool = True, requirements: bool = True, watch
         place=found.place,
         mended=tuple(each for each in before.drifts if each.drifted and (each.kind, each.path) not in wrong),
         left=tuple(each for each in after.drifts if each.drifted),
-        notes=tuple(notes),
+        notes=(*notes, *_next_steps(found, after.drifts)),
     )
+
+
+def _next_steps(found: Found, drifts: Sequence[Drift]) -> Iterator[str]:
+    """Say what whoever uses an environment can do about what is left."""
+    if not isinstance(found.record, ExternalRecord):
+        return
+    kinds = {each.kind for each in drifts if each.drifted}
+    if "requirement-unmet" in kinds:
+        file = shlex.quote(found.record.path or "FILE")
+        yield f"name what is missing in {file}, and then: {_link_again(found.place, found.record)}"
+    if kinds & _IN_THE_WAY:
+        again = _link_again(found.place, found.record)
+        yield f"what is in the way was put there by somebody else; to have it replaced: {again} --force"
+
+
+def _link_again(place: str, record: ExternalRecord) -> str:
+    """Return the command that links an environment again."""
+    return f"vrfstore link {shlex.quote(record.path or 'FILE')} --into {shlex.quote(place)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +143,14 @@ class _Heal:
         base = self.looked.seen.interpreter
         notes: Sequence[str] = ()
         if base is None:
+            again = _link_again(self.found.place, record)
             return (
-                "bring its interpreter back, or link it again for another one with: vrfstore link FILE --into",
+                f"bring its interpreter back, or link it again for another one with: {again} --python PYTHON",
             )
         if _OTHER in self.kinds:
             notes = self._for_another(record, base)
         elif self.kinds - {"stale-interpreter-link", "requirement-unmet"}:
-            self._again(record, base)
+            notes = self._again(record, base)
         self._remove_stale()
         return notes
 
@@ -132,8 +164,8 @@ class _Heal:
             externals.write(self.found.place, record)
         return record
 
-    def _again(self, record: ExternalRecord, base: Interpreter) -> None:
-        """Link it anew as it was, for the interpreter as it is."""
+    def _again(self, record: ExternalRecord, base: Interpreter) -> Sequence[str]:
+        """Link it anew as it was, for the interpreter as it is; return what its user should know."""
         gone = drift.removed(self.looked.recorded, self.looked.seen)
         wheels = [wheel for wheel in record.wheels if wheel.name not in gone]
         asked = Asked(
@@ -146,31 +178,25 @@ class _Heal:
         digests = [wheel.digest for wheel in wheels]
         with leases.take(self.store.layout, digests=digests, lock=record.lock) as lease:
             plans = self._plans(lease, wheels, record.lock, base)
-            link_into(
+            linked = link_into(
                 self.store,
                 lease,
                 plans,
                 base,
                 self.found.place,
                 asked,
-                again=self._useless(record),
+                again=self._useless(),
                 known=record,
             )
+        return linked.warnings
 
-    def _useless(self, record: ExternalRecord) -> set[str]:
+    def _useless(self) -> set[str]:
         """Return the paths where what is there is of no use, whoever put it there."""
-        useless = {
+        return {
             each.path
             for each in self.looked.drifts
             if each.path and each.kind in {"link-repointed", "file-missing"}
         }
-        if self.kinds & _INTERPRETER:
-            there = self.looked.seen.found
-            links_there = {
-                path for path in drift.interpreter_links(record.library) if (there.get(path) or "")[:1] == "l"
-            }
-            useless |= links_there | {"pyvenv.cfg"}
-        return useless
 
     def _for_another(self, record: ExternalRecord, base: Interpreter) -> Sequence[str]:
         """Resolve again for another X.Y; return what had been installed by hand for the old one, and how to get it."""
@@ -195,12 +221,8 @@ class _Heal:
             watch=self.watch,
         )
         notes = list(result.warnings)
-        if theirs:
-            names = " ".join(f"{each.name}=={each.version}" for each in theirs)
-            notes.append(
-                f"what was installed by hand stays in lib/{record.library}; for {base.directory_name}, install it "
-                f"again with: {self.found.place}/bin/python -m pip install {names}"
-            )
+        if theirs and (said := left_behind(self.found.place, theirs, record.library, base)) not in notes:
+            notes.append(said)
         return notes
 
     def _remove_stale(self) -> None:
@@ -242,7 +264,7 @@ class _Heal:
             raise DriftError(
                 f"{names} is gone from the store, and no lock says where it was from",
                 path=self.found.place,
-                hint="link it again",
+                hint=self._hint(),
             )
         wanted = [known[wheel.digest] for wheel in missing]
         if not self.network and any(not wheel.url.startswith("file:") for wheel in wanted):
@@ -252,6 +274,12 @@ class _Heal:
                 hint="heal it without --no-network",
             )
         return wanted
+
+    def _hint(self) -> str:
+        record = self.found.record
+        if isinstance(record, ExternalRecord):
+            return f"link it again with: {_link_again(self.found.place, record)}"
+        return "link its requirements again"
 
     def managed(self, record: EnvironmentRecord) -> Sequence[str]:
         base = self.looked.seen.interpreter
@@ -294,21 +322,28 @@ class _Heal:
         files = dict(plan.files)
         root = self.store.root
         for record in plan.records:
-            files[record.path] = new_record(record, root, plan.library)
+            files[record.path] = new_record(record, root, plan.headers)
         copies = {path for _, path in plan.copies}
+        top = os.path.realpath(now.found.place)
+        frame = drift.frame(recorded.library)
+        drifts = {(each.path, each.kind) for each in now.drifts}
         for path in sorted(recorded.expected):
             there = seen.found[path]
             empty = there is not None and there.endswith(f":{drift.EMPTY}")
             differs = there != recorded.expected[path]
             place = f"{now.found.place}/{path}"
-            if recorded.owners.get(path) in theirs or not differs or not (there is None or empty):
+            framed = path in frame and there != "d" and (path, "frame-changed") in drifts
+            if recorded.owners.get(path) in theirs or not differs or not (there is None or empty or framed):
                 continue
             # Behind something of somebody's own nothing can be put.
-            if not os.path.isdir(os.path.dirname(place)) or os.path.islink(os.path.dirname(place)):
+            parent = os.path.dirname(f"{top}/{path}")
+            if not os.path.isdir(parent) or os.path.realpath(parent) != parent:
                 continue
             if path in plan.directories:
                 fs.make_directory(place)
                 continue
+            if framed:
+                keep_beside(now.found.place, path)
             temporary = self.store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
             if path in files:
                 fs.write_file(temporary, files[path])

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vrfstore import fs
 from vrfstore import interpreter as probing
@@ -31,7 +31,16 @@ from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 from vrfstore.target import marker_environment
 
-__all__ = ["Found", "Inspection", "current_interpreter", "find", "inspect", "may_write", "store_of"]
+__all__ = [
+    "Found",
+    "Inspection",
+    "current_interpreter",
+    "find",
+    "inspect",
+    "managed_record",
+    "may_write",
+    "store_of",
+]
 
 _LARGEST_METADATA = 1 << 24
 _NAME = re.compile(rb"(Name|Version|Requires-Dist)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
@@ -109,7 +118,7 @@ def find(target: str, given: str | None, *, to_look: bool) -> Found:
     if managed is not None:
         store = Store.open(managed, to_look=to_look)
         name = os.path.basename(place)
-        return Found(store, place, _managed_record(store, name), name)
+        return Found(store, place, managed_record(store, name), name)
     if os.path.isdir(place):
         record = externals.read(place)
         if record is not None:
@@ -124,7 +133,7 @@ def find(target: str, given: str | None, *, to_look: bool) -> Found:
     part, name = store.find(target)
     if part != "environments":
         raise UsageError(f"{target!r} is an entry and no environment", kind="target-unknown")
-    return Found(store, store.layout.of("environments", name), _managed_record(store, name), name)
+    return Found(store, store.layout.of("environments", name), managed_record(store, name), name)
 
 
 def _managed_at(place: str) -> str | None:
@@ -134,7 +143,13 @@ def _managed_at(place: str) -> str | None:
     return root if part == "environments" and os.path.lexists(f"{root}/store.json") else None
 
 
-def _managed_record(store: Store, name: str) -> EnvironmentRecord:
+def managed_record(store: Store, name: str) -> EnvironmentRecord:
+    """Return the record of a managed environment, by its directory name.
+
+    Raises:
+        UsageError: There is none.
+        StoreDamagedError: It cannot be read.
+    """
     try:
         record = store.record(name)
         _remembered(record)
@@ -216,10 +231,9 @@ def inspect(found: Found, *, requirements: bool = False, wary: bool = False) -> 
     registered = _registered(found, record) if isinstance(record, ExternalRecord) else None
     now, trouble = None, ""
     try:
-        if wary and registered is not None and not registered.path:
-            now = _unstarted(record)
-        else:
-            now = current_interpreter(found.store, record)
+        # The record says which store it is, and so does not vouch for itself where that store is somebody else's.
+        vouched = may_write(found.store) and (registered is None or bool(registered.path))
+        now = _unstarted(record) if wary and not vouched else current_interpreter(found.store, record)
     except InterpreterError as error:
         trouble = error.message
     same = now is not None and now.directory_name == record.library
@@ -227,10 +241,15 @@ def inspect(found: Found, *, requirements: bool = False, wary: bool = False) -> 
     if isinstance(record, ExternalRecord):
         recorded, there = _external(found, record, sources)
         by_hand = into.by_hand(found.place, record, record.library)
+        behind = into.behind_links(found.place, record, record.library)
         elsewhere = record.place != found.place
     else:
         recorded, there = _managed(found, record, plan, sources)
-        by_hand, elsewhere = (), False
+        by_hand, behind, elsewhere = (), (), False
+    if plan is not None:
+        planned = dict(plan.files).get("pyvenv.cfg", b"")
+        recorded = replace(recorded, configuration=external.configuration(planned))
+    configuration = _configuration(found.place)
     site = f"{found.place}/{recorded.site_packages}"
     installed = distributions(site)
     if isinstance(record, EnvironmentRecord):
@@ -262,10 +281,12 @@ def inspect(found: Found, *, requirements: bool = False, wary: bool = False) -> 
         },
         interpreter=now,
         trouble=trouble,
-        home=_home(found.place),
+        home=configuration.get("home", ""),
+        configuration=configuration,
         stale=tuple(_stale(found.place, recorded)),
         distributions=installed,
         by_hand=by_hand,
+        behind=behind,
         registered=registered,
         elsewhere=elsewhere,
         unmet=unmet,
@@ -385,7 +406,7 @@ def _managed(
                 expected[path] = what
         for each in plan.records:
             with contextlib.suppress(OSError):
-                contents[each.path] = new_record(each, found.store.root, plan.library)
+                contents[each.path] = new_record(each, found.store.root, plan.headers)
         expected |= {
             path: f"f:644:{hashlib.sha256(content).hexdigest()}" for path, content in contents.items()
         }
@@ -439,14 +460,11 @@ def _same(path: str, source: str) -> bool:
         return all(data == other.read(_CHUNK) for data in iter(lambda: one.read(_CHUNK), b""))
 
 
-def _home(place: str) -> str:
-    """Return where ``pyvenv.cfg`` says that the interpreter is (PEP 405)."""
+def _configuration(place: str) -> dict[str, str]:
+    """Return what ``pyvenv.cfg`` says; nothing where it cannot be read."""
     with contextlib.suppress(OSError):
-        for line in fs.read_file(f"{place}/pyvenv.cfg", 1 << 20).decode(errors="replace").splitlines():
-            key, _, value = line.partition("=")
-            if key.strip().lower() == "home":
-                return os.path.realpath(value.strip())
-    return ""
+        return external.configuration(fs.read_file(f"{place}/pyvenv.cfg", 1 << 20))
+    return {}
 
 
 def _stale(place: str, recorded: Recorded) -> Iterator[str]:

@@ -432,7 +432,7 @@ class _Link:
             lock=lock,
             new=not linked.changes.nothing,
             by_hand=tuple((found.name, found.version) for found in linked.by_hand),
-            warnings=tuple(_left(linked, plans)),
+            warnings=(*linked.warnings, *_left(linked, plans)),
         )
 
     def _lock(self, session: Lease, base: Interpreter, *, refresh: bool) -> tuple[Lock, str, tuple[str, ...]]:

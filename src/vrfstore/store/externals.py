@@ -40,6 +40,7 @@ RECORD = "vrfstore.json"
 _SCHEMA = 1
 _LARGEST = 1 << 26
 _TOKEN = re.compile(r"[0-9a-f]{16}")
+_WHAT = re.compile(r"d|\?|l:.+|f:[0-7]+:[0-9a-f]{64}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +138,20 @@ def read(environment: str) -> ExternalRecord | None:
         value = _known(codec.loads(fs.read_file(path, _LARGEST)))
         return ExternalRecord(
             token=_token(value["token"]),
-            place=codec.text(value["place"]),
-            store=codec.text(value["store"]),
+            place=_path_text(value["place"]),
+            store=_path_text(value["store"]),
             asked=codec.text(value["asked"]),
-            executable=codec.text(value["executable"]),
+            executable=_path_text(value["executable"]),
             interpreter=_identity(value),
             options=options_from_json(value["options"]),
-            library=codec.text(value["library"]),
+            library=_path_text(value["library"]),
             requirements=codec.text(value["requirements"]),
             path=codec.text(value["path"]),
             wheels=tuple(references_from_json(value["wheels"])),
             composites=tuple(references_from_json(value["composites"])),
-            lock=codec.text(value["lock"]),
+            lock=_path_text(value["lock"]),
             made={
-                _inside(path): Made(codec.text(what), codec.text(seen), tuple(map(codec.text, before)))
+                _inside(path): Made(_what(what), codec.text(seen), tuple(map(_what, before)))
                 for path, (what, seen, before) in value["made"].items()
             },
             finished=bool(value["finished"]),
@@ -175,6 +176,7 @@ def _known(value: Mapping[str, Any]) -> Mapping[str, Any]:
 def _identity(value: Mapping[str, Any]) -> dict[str, object]:
     """Return the identity of an interpreter; what lacks a part of it is none."""
     identity = dict(value["interpreter"])
+    _path_text(identity["real"])
     Interpreter.of_identity(identity, codec.text(value["executable"]))
     return identity
 
@@ -187,9 +189,25 @@ def _token(value: object) -> str:
     return token
 
 
+def _path_text(value: object) -> str:
+    """Return a text that a system call takes."""
+    text = codec.text(value)
+    if b"\0" in os.fsencode(text):
+        raise ValueError(f"{text!r} is no path")
+    return text
+
+
+def _what(value: object) -> str:
+    """Return a ``Made.what``."""
+    text = codec.text(value)
+    if not _WHAT.fullmatch(text):
+        raise ValueError(f"{text[:100]!r} is nothing that is put into an environment")
+    return text
+
+
 def _inside(path: str) -> str:
     """Return a path of a record, which somebody may have written who means to lead us out of the environment."""
-    parts = codec.text(path).split("/")
+    parts = _path_text(path).split("/")
     if "" in parts or "." in parts or ".." in parts:
         raise ValueError(f"{path!r} is no path in an environment")
     return path

@@ -116,7 +116,14 @@ def options_from_json(value: dict[str, Any]) -> LinkOptions:
     Raises:
         TypeError: They are none.
     """
-    return LinkOptions(**value | {"materialize": tuple(value.get("materialize", ()))})
+    options = LinkOptions(**value | {"materialize": tuple(map(codec.text, value.get("materialize", ())))})
+    if options.prompt is not None:
+        codec.text(options.prompt)
+    if not all(
+        isinstance(each, bool) for each in (options.isolated, options.user_site, options.allow_collisions)
+    ):
+        raise TypeError("an option is neither true nor false")
+    return options
 
 
 def read(layout: Layout, directory: str) -> EnvironmentRecord:
