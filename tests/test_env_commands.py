@@ -422,3 +422,18 @@ def test_an_error_of_one_is_its_own_and_the_rest_goes_on(world: World, command: 
     assert code in codes[bad]
     assert f"{world.place}: {'mended: ' if command == 'heal' else ''}link-missing" in out
     assert world.package.is_symlink() == (command == "heal")
+
+
+@pytest.mark.parametrize("command", ["check", "heal", "forget"])
+def test_an_empty_path_is_not_the_current_directory(
+    store: Store, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--store", store.root, "env", command, ""]) == 2
+    assert "empty" in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_there_is_not_taken_for_a_name(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--store", store.root, "env", "check", str(tmp_path / "nowhere/8")]) == 2
+    assert "there is no such directory" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vrfstore.cli import render
-from vrfstore.cli.options import json_option, store_option
+from vrfstore.cli.options import PATH, json_option, store_option
 from vrfstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Examples:
   vrfstore env check --all --json
 """,
 )
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", type=PATH)
 @click.option(
     "--all", "everything", is_flag=True, help="All environments of the store, and all registered there."
 )

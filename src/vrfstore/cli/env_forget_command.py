@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vrfstore.cli import render
-from vrfstore.cli.options import json_option, store_option
+from vrfstore.cli.options import PATH, json_option, store_option
 from vrfstore.store.store import Store
 
 __all__ = ["command"]
@@ -19,7 +19,7 @@ Examples:
   vrfstore env forget 0123456789abcdef
 """,
 )
-@click.argument("target", metavar="PATH|NAME")
+@click.argument("target", metavar="PATH|NAME", type=PATH)
 @store_option
 @json_option
 @click.pass_context

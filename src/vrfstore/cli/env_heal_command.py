@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vrfstore.cli import render
-from vrfstore.cli.options import json_option, store_option
+from vrfstore.cli.options import PATH, json_option, store_option
 from vrfstore.cli.progress import watching
 from vrfstore.errors import DriftError, UsageError, VrfstoreError
 from vrfstore.store.store import Store
@@ -30,7 +30,7 @@ Examples:
   vrfstore env heal --adopt old-venv
 """,
 )
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", type=PATH)
 @click.option(
     "--all", "everything", is_flag=True, help="All environments of the store, and all registered there."
 )

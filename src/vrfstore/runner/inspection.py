@@ -129,6 +129,8 @@ def find(target: str, given: str | None, *, to_look: bool) -> Found:
             path=place,
             hint="take it over with: vrfstore env heal --adopt PATH",
         )
+    if "/" in target:
+        raise UsageError("there is no such directory", kind="environment-missing", path=place)
     store = Store.open(given, to_look=to_look)
     part, name = store.find(target)
     if part != "environments":
