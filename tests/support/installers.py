@@ -360,6 +360,8 @@ class Ground:
             for name, value in os.environ.items()
             if name in {"PIP_CERT", "SSL_CERT_FILE", "LD_LIBRARY_PATH"}
         }
+        if "PIP_CERT" in kept:  # of which uv knows nothing
+            kept.setdefault("SSL_CERT_FILE", kept["PIP_CERT"])
         return subprocess.run(
             [*self.user.prefix, *command],
             cwd=home, env=own | kept | variables, capture_output=True, text=True, check=False, timeout=600,
