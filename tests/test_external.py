@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.crash import LOCK, base, dangling, each_kill, together, tree, wheel_digest
+from support.crash import LOCK, base, dangling, each_kill, stats, together, tree, wheel_digest
 from support.elf import elf_bytes
 from support.faults import Fault, with_fault
 from support.index import Index
@@ -122,21 +122,6 @@ def later(store: Store) -> None:
     """Collect everything that may go, once it is older than the clock can tell."""
     time.sleep(0.05)
     collect(store, EVERYTHING)
-
-
-def stats(place: Path) -> dict[str, tuple[int, ...]]:
-    """Return of everything in a directory what tells that it was not touched."""
-    found: dict[str, tuple[int, ...]] = {}
-    for parent, names, files in os.walk(place):
-        for name in (*names, *files, "."):
-            seen = os.lstat(os.path.join(parent, name))
-            found[os.path.join(parent, name)] = (
-                seen.st_ino,
-                seen.st_mtime_ns,
-                seen.st_ctime_ns,
-                seen.st_mode,
-            )
-    return found
 
 
 def alike(place: Path) -> dict[str, tuple[str, bytes]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from support.crash import dangling, each_kill, make_environment, tree
+from support.crash import dangling, each_kill, make_environment, stats, tree
 from support.elf import elf_bytes
 from support.index import Index
 from support.pythons import pythons
@@ -146,21 +146,6 @@ def world(index: Index, store: Store, tmp_path: Path) -> World:
     made = World(store, index, tmp_path, tmp_path / "venv", wheels)
     made.link()
     return made
-
-
-def stats(place: Path) -> dict[str, tuple[int, ...]]:
-    """Return of everything in a directory what tells that it was not touched."""
-    found: dict[str, tuple[int, ...]] = {}
-    for parent, names, files in os.walk(place):
-        for name in (*names, *files, "."):
-            seen = os.lstat(os.path.join(parent, name))
-            found[os.path.join(parent, name)] = (
-                seen.st_ino,
-                seen.st_mtime_ns,
-                seen.st_ctime_ns,
-                seen.st_mode,
-            )
-    return found
 
 
 def sources(store: Store) -> dict[str, tuple[str, bytes]]:

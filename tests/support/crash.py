@@ -230,6 +230,21 @@ def _content(path: str) -> bytes:
     return b"" if os.path.isdir(path) else Path(path).read_bytes()
 
 
+def stats(place: Path) -> dict[str, tuple[int, ...]]:
+    """Return of everything in a directory what tells that it was not touched."""
+    found: dict[str, tuple[int, ...]] = {}
+    for parent, names, files in os.walk(place):
+        for name in (*names, *files, "."):
+            seen = os.lstat(os.path.join(parent, name))
+            found[os.path.join(parent, name)] = (
+                seen.st_ino,
+                seen.st_mtime_ns,
+                seen.st_ctime_ns,
+                seen.st_mode,
+            )
+    return found
+
+
 def litter(store: Store) -> list[str]:
     """Return what a store holds that nobody published and nobody will need."""
     found = [name for name in os.listdir(store.root) if name.startswith(".")]

@@ -463,8 +463,8 @@ class _Task:
         A directory that the user has put something into is left real, where a link to a whole one was planned.
         """
         hashes = functools.cache(self.store.manifest_hashes)
-        ready = interpreters.ready_links(self.store.layout, self.lease, self.interpreter)
-        ready = ready[len(self.store.root) + 1 :]
+        interpreters.ready_links(self.store.layout, self.lease, self.interpreter)
+        ready = interpreters.ready_links_name(self.interpreter)
         real: set[str] = set()
         while True:
             plan: EnvironmentPlan = plan_environment(

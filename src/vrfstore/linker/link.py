@@ -85,14 +85,14 @@ def link(
         layout = store.layout
         places = _places(store, [*plans, *merged.composites])
         hashes = functools.cache(store.manifest_hashes)
-        ready = interpreters.ready_links(layout, lease, interpreter)
+        interpreters.ready_links(layout, lease, interpreter)
         directory = environment_directory(key, generation)
         plan = plan_environment(
             plans,
             interpreter,
             merged,
             place=layout.of("environments", directory),
-            interpreter_links=ready[len(layout.root) + 1 :],
+            interpreter_links=interpreters.ready_links_name(interpreter),
             hashes_of=lambda entry: hashes(entry.reference.directory),
             compiled=frozenset(
                 directory

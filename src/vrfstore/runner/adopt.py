@@ -1168,15 +1168,10 @@ class _Undo:
             named = store if record.store == store.root else Store.open(record.store, to_look=True)
             known = externals.read_registration(named.layout, record.token)
             # A copy of the environment has the same token, and is not this one.
-            if known is not None and (known.path == self.place or _token_at(known.path) != record.token):
+            if known is not None and (
+                known.path == self.place or externals.token_at(known.path) != record.token
+            ):
                 externals.forget(named.layout, record.token)
-
-
-def _token_at(place: str) -> str:
-    with suppress(StoreDamagedError):
-        record = externals.read(place)
-        return "" if record is None else record.token
-    return ""
 
 
 def _is_bytecode(path: str) -> bool:

@@ -379,17 +379,10 @@ def _registered(found: Found, record: ExternalRecord) -> Registered:
     if known is None:
         return Registered("")
     if known.path != found.place:
-        return Registered(known.path, copied=_token_at(known.path) == record.token)
+        return Registered(known.path, copied=externals.token_at(known.path) == record.token)
     named = {reference.directory for reference in known.references}
     wanted = {reference.directory for reference in (*record.wheels, *record.composites)}
     return Registered(known.path, complete=wanted <= named)
-
-
-def _token_at(place: str) -> str:
-    with contextlib.suppress(StoreDamagedError):
-        record = externals.read(place)
-        return "" if record is None else record.token
-    return ""
 
 
 def _managed(

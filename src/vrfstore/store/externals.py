@@ -31,6 +31,7 @@ __all__ = [
     "read_registration",
     "register",
     "registrations",
+    "token_at",
     "write",
 ]
 
@@ -165,6 +166,15 @@ def read(environment: str) -> ExternalRecord | None:
             path=path,
             hint="link it again with: vrfstore link FILE --into PATH --force",
         ) from error
+
+
+def token_at(environment: str) -> str:
+    """Return the token of the environment at a path; empty where there is none, or none that can be read."""
+    try:
+        record = read(environment)
+    except StoreDamagedError:
+        return ""
+    return "" if record is None else record.token
 
 
 def _known(value: Mapping[str, Any]) -> Mapping[str, Any]:
