@@ -364,6 +364,19 @@ def _is_for(case: Case, version: str) -> bool:
 # The two environments
 
 
+@functools.cache
+def _without_override() -> tuple[str, ...]:
+    """Return the beginning of a command that keeps root out of what is not writable, as it does an ordinary user.
+
+    What a ``.pth`` of the base runs at every start may append to a file of a package (a certificate to certifi's
+    bundle, say), and root's entries are no more proof against that than root's venvs are.
+    """
+    setpriv = shutil.which("setpriv")
+    if os.geteuid() != 0 or setpriv is None:
+        return ()
+    return (setpriv, "--bounding-set", "-dac_override,-dac_read_search", "--")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """One of the two: its prefix, and a home and a working directory for what is run there."""
@@ -394,9 +407,11 @@ class Place:
             "GIT_CONFIG_NOSYSTEM": "1",
         }
         first, *rest = command
+        program = self.prefix / "bin" / first
         try:
+            program.stat()  # what is started in between would say it in words of its own
             done = subprocess.run(
-                [self.prefix / "bin" / first, *rest],
+                [*_without_override(), program, *rest],
                 cwd=work,
                 env=variables,
                 stdin=subprocess.DEVNULL,
