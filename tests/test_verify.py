@@ -502,6 +502,30 @@ def test_a_recorded_pyc_that_somebody_removed_is_no_damage(store: Store, compile
     assert verify(store).sound
 
 
+def test_bytecode_that_came_and_went_meanwhile_is_no_damage(
+    store: Store, entry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original_look, original_check = verifying.look, verifying._check_bytes
+    came, went = threading.Event(), threading.Event()
+
+    def look(root: str) -> dict[str, verifying.Seen]:
+        if not came.is_set():
+            compile_all(store, entry)
+            came.set()
+        return original_look(root)
+
+    def check_bytes(*arguments: Any) -> Any:
+        if not went.is_set():
+            remove_record(store, entry.name, base().cache_tag)
+            went.set()
+        return original_check(*arguments)
+
+    monkeypatch.setattr(verifying, "look", look)
+    monkeypatch.setattr(verifying, "_check_bytes", check_bytes)
+    assert check_entry(store, entry.name, full=True).problems == ()
+    assert went.is_set()
+
+
 @pytest.mark.slow
 def test_compiling_meanwhile_is_no_damage(store: Store, entry: Path) -> None:
     stop = threading.Event()

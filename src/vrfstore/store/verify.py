@@ -246,11 +246,13 @@ def check_entry(
 
 def _state(store: Store, directory: str) -> tuple[int, int, tuple[str, ...]]:
     """Return what is another when an entry has been replaced, marked or compiled."""
-    top = os.lstat(store.layout.of("entries", directory))
+    root = store.layout.of("entries", directory)
+    top = os.lstat(root)
     records: list[str] = []
     with contextlib.suppress(OSError):
         records = record_paths(store.layout, directory)
-    return top.st_ino, top.st_ctime_ns, tuple(map(fs.stat_token, records))
+    # The directory of records as well: one that came and went is seen there alone.
+    return top.st_ino, top.st_ctime_ns, tuple(map(fs.stat_token, [f"{root}/{BYTECODE}", *records]))
 
 
 def _check(store: Store, directory: str, *, full: bool, stopped: Callable[[], bool]) -> EntryReport:
