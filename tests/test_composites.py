@@ -202,6 +202,20 @@ def test_its_files_are_those_of_its_members_and_as_sealed(store: Store, wheels: 
     assert not (root / "site-packages/top/__pycache__").samefile(member / "site-packages/top/__pycache__")
 
 
+def test_a_composite_that_root_wrote_into_through_a_link_is_not_linked_again(
+    store: Store, wheels: Wheels
+) -> None:
+    place = composite(store, linked(store, *wheels)) / "site-packages/top"
+    assert place.stat().st_mtime_ns == fs.SEALED_AT
+    place.chmod(0o755)
+    (place / "plugin.py").touch()
+    place.chmod(0o555)
+    with pytest.raises(StoreDamagedError, match=r"top/plugin\.py does not belong"):
+        linked(store, *wheels[:2])
+    assert verify(store, mend=True).sound
+    linked(store, *wheels[:2])
+
+
 def test_equal_members_share_one_composite(store: Store, wheels: Wheels) -> None:
     first, second = linked(store, *wheels), linked(store, *wheels[:2])
     assert first.directory != second.directory
@@ -971,6 +985,8 @@ def test_a_member_that_no_composite_shares_anything_with_leaves_it_alone(
 def test_a_member_with_a_missing_file_is_an_error_that_says_what_to_do(store: Store, wheels: Wheels) -> None:
     member = entry(store, wheels[0])
     missing_file(member)
+    # Where dates tell of nothing, it is found while the composite is made.
+    os.utime(member / "site-packages/top", ns=(fs.SEALED_AT, fs.SEALED_AT))
     with pytest.raises(StoreDamagedError, match="a file is missing") as caught:
         linked(store, *wheels)
     assert (caught.value.exit_code, caught.value.path) == (17, str(member / MODULE))

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,8 +23,9 @@ from support.crash import LOCK, base, dangling, each_kill, stats, together, tree
 from support.elf import elf_bytes
 from support.faults import Fault, with_fault
 from support.index import Index
+from support.pythons import pythons
 from support.wheels import WheelSpec, build_wheel
-from vrfstore import fs
+from vrfstore import fs, interpreter
 from vrfstore.cli.application import run
 from vrfstore.errors import BusyError, StoreDamagedError, UsageError
 from vrfstore.gc.policy import Policy
@@ -616,6 +618,69 @@ def test_how_it_is_linked_can_be_said_and_changed(
     assert not (site(place) / "apple/__init__.py").exists()
     place_wheels(store, place, wheels["pear"])
     assert "include-system-site-packages = true" in (place / "pyvenv.cfg").read_text()
+
+
+def debian() -> str:
+    """Return a Python of Debian's that sees Debian's pip."""
+    for python in pythons():
+        directories = interpreter.probe(python).site_directories
+        places = [place for place in directories if Path(place, "pip").is_dir()]
+        if places and places[0].endswith("/lib/python3/dist-packages"):
+            return python
+    pytest.skip("there is no Python with Debian's pip")
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ([], True),
+        (["--materialize", "all"], False),
+        (["--materialize", "apple"], True),
+        (["--isolated"], False),
+    ],
+)
+def test_who_would_use_the_pip_of_debian_is_warned(
+    index: Index,
+    store: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    warned: bool,
+) -> None:
+    for spec in (APPLE, PEAR):
+        index.add(spec)
+    asked = tmp_path / "requirements.vrf"
+    asked.write_text("apple<2\npear\n")
+    command = ["--store", store.root, "link", str(asked), "--into", str(tmp_path / "venv"), "--json"]
+    command += ["--python", debian(), *options]
+    assert run(command) == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    assert any("is Debian's" in each for each in warnings) == warned
+    assert run(command) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == [], "nothing was done"
+
+
+@pytest.mark.parametrize("way", ["materialized", "pip"])
+def test_what_that_warning_proposes_works(
+    index: Index, store: Store, tmp_path: Path, wheels: Mapping[str, Path], way: str
+) -> None:
+    for spec in (APPLE, PEAR):
+        index.add(spec)
+    asked = tmp_path / "requirements.vrf"
+    asked.write_text("apple<2\npear\n")
+    place = tmp_path / "venv"
+    command = ["--store", store.root, "link", str(asked), "--into", str(place), "--python", debian()]
+    assert run([*command, *(["--materialize", "all"] if way == "materialized" else [])]) == 0
+    installed = next(place.glob("lib/python3*/site-packages"))
+    if way == "pip":  # one that is not Debian's, as if it had been installed there
+        shutil.copytree(Path(sysconfig.get_path("purelib"), "pip"), installed / "pip")
+    before = sources(store)
+    own_pip = [f"{place}/bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*own_pip, "install", "--no-index", "--no-deps", wheels["apple_2"]], check=True)
+    assert says(place, "apple.who", "apple") == "2"
+    subprocess.run([*own_pip, "uninstall", "--yes", "apple", "pear"], check=True)
+    assert not any(os.path.lexists(installed / name) for name in ("apple", "pear"))
+    assert sources(store) == before
 
 
 def test_the_command_makes_it_and_says_what_is_by_hand(

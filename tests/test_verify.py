@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from support.crash import as_nobody, base, make_environment, tree
+from support.crash import as_nobody, base, compile_entry, make_environment, tree
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import codec, fs
 from vrfstore.cli.application import run
@@ -27,7 +27,7 @@ from vrfstore.gc.policy import Policy
 from vrfstore.runner.verify import VerifyReport, verify
 from vrfstore.store import leases
 from vrfstore.store import verify as verifying
-from vrfstore.store.compiling import compile_entries, remove_record
+from vrfstore.store.compiling import remove_record
 from vrfstore.store.store import Store
 from vrfstore.store.verify import check_entry
 
@@ -400,17 +400,9 @@ def test_an_entry_that_environments_link_to_and_that_is_gone_is_missing(store: S
 @pytest.fixture
 def compiled(store: Store, entry: Path) -> Path:
     """The same entry with all its modules compiled."""
-    compile_all(store, entry)
+    compile_entry(store, entry.name)
     assert verify(store).sound
     return entry
-
-
-def compile_all(store: Store, entry: Path) -> None:
-    with store.session() as lease:
-        (done,) = compile_entries(
-            store, base(), [entry.name], lease=lease, watch=lambda _event: None, processes=1
-        )
-    assert done.state == "compiled"
 
 
 def pyc_of(entry: Path) -> Path:
@@ -510,7 +502,7 @@ def test_bytecode_that_came_and_went_meanwhile_is_no_damage(
 
     def look(root: str) -> dict[str, verifying.Seen]:
         if not came.is_set():
-            compile_all(store, entry)
+            compile_entry(store, entry.name)
             came.set()
         return original_look(root)
 
@@ -539,7 +531,7 @@ def test_compiling_meanwhile_is_no_damage(store: Store, entry: Path) -> None:
     watcher.start()
     try:
         for _ in range(8):
-            compile_all(store, entry)
+            compile_entry(store, entry.name)
             remove_record(store, entry.name, base().cache_tag)
             added(entry / "site-packages/demo_kit/__pycache__/x.cpython-38.pyc.1", a_file)
             replaced(entry / "site-packages/demo_kit/__pycache__/x.cpython-38.pyc.1", nothing)

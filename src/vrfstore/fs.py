@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COPY_LIMIT",
+    "SEALED_AT",
     "NewFile",
     "change_mode",
     "copy_file",
@@ -35,6 +36,7 @@ __all__ = [
     "remove_file",
     "remove_tree",
     "rename",
+    "seal_directory",
     "set_times",
     "stamp",
     "stat_token",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 _CHUNK = 1 << 20
+_SEALED = 0o555
 
 _NOT_LINKABLE = frozenset([errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EACCES, errno.ENOTSUP])
 """Of link(2): too many links; no hard links here, or fs.protected_hardlinks and not the owner; another mount."""
@@ -54,6 +57,9 @@ on_effect: Callable[[str, str], None] | None = None
 
 COPY_LIMIT = 64 * 1024
 """Up to this many bytes a file that cannot be hard-linked is copied; a larger one becomes a symlink."""
+
+SEALED_AT = 315_532_800 * 10**9
+"""The mtime of sealed directories: the first day that a zip archive knows, nanoseconds since the epoch."""
 
 
 def _effect(name: str, path: str) -> None:
@@ -187,6 +193,13 @@ def change_mode(path: str, mode: int) -> None:
     """Set the permission bits of a file or directory."""
     _effect("chmod", path)
     os.chmod(path, mode)
+
+
+def seal_directory(path: str) -> None:
+    """Let nobody but root change what names a directory has, and date it: its mtime then tells of what root did."""
+    _effect("chmod", path)
+    os.utime(path, ns=(SEALED_AT, SEALED_AT))
+    os.chmod(path, _SEALED)
 
 
 def remove_file(path: str) -> bool:

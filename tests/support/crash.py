@@ -19,6 +19,7 @@ from vrfstore import interpreter
 from vrfstore.linker.link import environment_key, link
 from vrfstore.model import Digest, Interpreter
 from vrfstore.store import leases
+from vrfstore.store.compiling import compile_entries
 from vrfstore.store.layout import DEAD_PREFIX, STAGING_PREFIX
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
@@ -297,3 +298,12 @@ def make_environment(store: Store, *wheels: Path, lock: str = LOCK) -> Environme
         plans = [store.add(wheel).plan for wheel in wheels]
         record, _ = link(store, lease, plans, base(), key=key, lock=lock)
     return record
+
+
+def compile_entry(store: Store, directory: str) -> None:
+    """Compile an entry, by its directory name, for our own Python."""
+    with store.session() as lease:
+        (done,) = compile_entries(
+            store, base(), [directory], lease=lease, watch=lambda _event: None, processes=1
+        )
+    assert done.state == "compiled"

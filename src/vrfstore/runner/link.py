@@ -53,6 +53,9 @@ __all__ = ["CompileMode", "LinkResult", "LinkedPackage", "link", "link_again"]
 
 CompileMode = Literal["eager", "background", "off"]
 
+_DEBIAN = "/lib/python3/dist-packages"
+"""Where Debian puts packages of its own, and of all its Pythons."""
+
 
 @dataclass(frozen=True, slots=True)
 class LinkedPackage:
@@ -432,7 +435,11 @@ class _Link:
             lock=lock,
             new=not linked.changes.nothing,
             by_hand=tuple((found.name, found.version) for found in linked.by_hand),
-            warnings=(*linked.warnings, *_left(linked, plans)),
+            warnings=(
+                *linked.warnings,
+                *_left(linked, plans),
+                *(() if linked.changes.nothing else _pip_that_follows_links(base, options, plans)),
+            ),
         )
 
     def _lock(self, session: Lease, base: Interpreter, *, refresh: bool) -> tuple[Lock, str, tuple[str, ...]]:
@@ -549,6 +556,24 @@ def _left(linked: Linked, plans: Sequence[EntryPlan]) -> Iterator[str]:
             yield f"{wheel.name} {there[wheel.name]} was installed by hand and stays; {wheel.version} is not linked"
     for path in linked.changes.kept:
         yield f"{path} was changed by hand and stays as it is"
+
+
+def _pip_that_follows_links(
+    base: Interpreter, options: LinkOptions, plans: Sequence[EntryPlan]
+) -> Iterator[str]:
+    """Yield a warning where ``python -m pip`` in an environment of one's own would be the pip that Debian patches.
+
+    It asks where a link leads before it removes it, and takes what lies elsewhere for somebody else's.
+    """
+    names = {plan.reference.name for plan in plans}
+    if options.isolated or "pip" in names or names <= set(options.materialize):
+        return
+    places = (place for place in base.site_directories if os.path.isdir(f"{place}/pip"))
+    if next(places, "").endswith(_DEBIAN):
+        yield (
+            f"the pip of {base.real} is Debian's, which leaves links behind when it uninstalls or upgrades: use uv, "
+            "install a pip there first, or link with --materialize all"
+        )
 
 
 def _package(wheel: EntryReference, new: frozenset[Digest]) -> LinkedPackage:

@@ -26,7 +26,6 @@ from vrfstore.store.store import Store
 __all__ = ["ensure", "hold_members", "is_called_so", "members", "module_directories", "stage", "with_member"]
 
 _FILE = 0o444
-_SEALED = 0o555
 
 _NAME = re.compile(r"[0-9a-f]{40}-composite-[0-9]+")
 """What ``entry_plan.composite_reference`` calls a composite."""
@@ -193,7 +192,7 @@ def _fill(store: Store, staging: str, reference: EntryReference, merged: Sequenc
     fs.write_file(f"{staging}/plan.json", data, mode=_FILE)
     fs.write_file(f"{staging}/manifest.json", codec.dumps(manifest.to_json()), mode=_FILE)
     for directory in sorted(manifest.directories, reverse=True):
-        fs.change_mode(f"{staging}/{directory}", _SEALED)
+        fs.seal_directory(f"{staging}/{directory}")
 
 
 def _is_merged(path: str, member: EntryPlan) -> bool:

@@ -49,7 +49,6 @@ _SCHEME_DIRECTORIES = {
 _CHUNK = 1 << 18
 _FILE = 0o444
 _PROGRAM = 0o555
-_SEALED = 0o555
 _NAMESPACE_LIMIT = 4096
 """Bytes. An ``__init__.py`` that only declares a pkgutil namespace is a few lines."""
 
@@ -263,7 +262,7 @@ class EntryWriter(WheelDestination):
             fs.make_directory(f"{self._staging}/{directory}")
             self._directories.add(directory)
         for directory in sorted(self._directories - {""}, reverse=True):
-            fs.change_mode(f"{self._staging}/{directory}", _SEALED)
+            fs.seal_directory(f"{self._staging}/{directory}")
         return plan
 
     def _note_section(self, place: str, section: elf.DynamicSection) -> None:

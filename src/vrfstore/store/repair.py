@@ -214,7 +214,7 @@ def remove(path: str) -> None:
     try:
         fs.remove_tree(path)
     finally:
-        fs.change_mode(parent, _SEALED)
+        fs.seal_directory(parent)
 
 
 def _unmark(store: Store, lease: Lease, manifest: Manifest) -> bool:
