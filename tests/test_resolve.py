@@ -23,8 +23,9 @@ from support.wheels import WheelSpec, wheel_bytes
 from vrfstore.errors import PackageIndexError, ResolutionError, VrfstoreError, WheelError
 from vrfstore.model import Interpreter, LockedWheel
 from vrfstore.requirements import pip
+from vrfstore.requirements.explain import resolution_error
 from vrfstore.requirements.parse import parse
-from vrfstore.requirements.resolve import lock_from_report, resolution_error, without_credentials
+from vrfstore.requirements.resolve import lock_from_report, without_credentials
 from vrfstore.requirements.targets import Target, check_environment, write_installed
 from vrfstore.target import marker_environment
 

@@ -10,6 +10,8 @@ is not wrapped here: it passes through, and the command line translates it.
     ├── UsageError                 2
     ├── RequirementsError         10
     ├── ResolutionError           11
+    ├── NotPermittedError         12
+    ├── CapError                  13
     ├── PackageIndexError         14
     ├── BusyError                 15
     ├── DiskFullError             16
@@ -29,10 +31,12 @@ if TYPE_CHECKING:  # typing takes 5 ms to import, and the path of a hit comes th
 
 __all__ = [
     "BusyError",
+    "CapError",
     "CollisionError",
     "DiskFullError",
     "DriftError",
     "InterpreterError",
+    "NotPermittedError",
     "PackageIndexError",
     "RequirementsError",
     "ResolutionError",
@@ -119,6 +123,20 @@ class ResolutionError(VrfstoreError):
 
     exit_code = 11
     default_kind = "resolution-failed"
+
+
+class NotPermittedError(VrfstoreError):
+    """What is asked for is not there, and getting it is not permitted."""
+
+    exit_code = 12
+    default_kind = "not-permitted"
+
+
+class CapError(VrfstoreError):
+    """It would take more than the caller allowed: packages, bytes or time."""
+
+    exit_code = 13
+    default_kind = "cap"
 
 
 class PackageIndexError(VrfstoreError):

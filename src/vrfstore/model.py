@@ -22,6 +22,7 @@ __all__ = [
     "Libraries",
     "LinkOptions",
     "Lock",
+    "LockFile",
     "LockedWheel",
     "Node",
     "Requirement",
@@ -60,25 +61,58 @@ class Requirement:
     Attributes:
         name: The normalised project name (PEP 503).
         text: The canonical requirement (PEP 508) with its ``--hash`` options; what pip is given.
-        line: The 1-based line of the file where it begins.
+        line: The 1-based line of the file where it begins; None where a file has no lines to speak of.
+        path: That file, where it is not the one that was given: ``-r`` led to it, or there are several.
     """
 
     name: str
     text: str
-    line: int
+    line: int | None
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LockFile:
+    """A ``pylock.toml`` (PEP 751) that was given instead of requirements, or beside them.
+
+    What of it is meant depends on the interpreter, so its text is kept as it is.
+    """
+
+    path: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirements:
-    """What one file asks for. ``items`` is sorted by text and without repetitions."""
+    """What was asked for, by one file or by several together.
+
+    Attributes:
+        path: What to call it: the file that was given first.
+        items: Sorted by text and without repetitions.
+        constraints: What limits versions and brings nothing (``-c``), in the same way.
+        locks: Files that say which wheels, sorted by path.
+        files: The absolute paths of all files that have a say beside those that were given, sorted.
+        extras: Of a project or a lock: the extras that are wanted, normalised and sorted.
+        groups: Of a project or a lock: the dependency groups that are wanted, in the same way.
+    """
 
     path: str
     items: tuple[Requirement, ...]
+    constraints: tuple[Requirement, ...] = ()
+    locks: tuple[LockFile, ...] = ()
+    files: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
     @property
     def canonical(self) -> str:
         """The text that the request digest is over: one requirement a line, sorted and unique."""
         return "".join(f"{item.text}\n" for item in self.items)
+
+    @property
+    def canonical_constraints(self) -> str:
+        """Constraints as ``canonical`` has requirements."""
+        return "".join(f"{item.text}\n" for item in self.constraints)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,8 +248,11 @@ class LockedWheel:
         version: As the wheel's file name has it.
         filename: The wheel's file name (PEP 427).
         digest: Its SHA-256.
-        url: Where it is: ``https:``, ``http:`` or ``file:``, without credentials.
+        url: Where it is: ``https:``, ``http:`` or ``file:``, without credentials. Of one that was built here, where
+            its source distribution is.
         requires_python: Its Requires-Python, if it has one.
+        size: Bytes of the file, where somebody said so.
+        built_from: The SHA-256 of the source distribution that it was built from here; empty for one that was not.
     """
 
     name: str
@@ -224,6 +261,8 @@ class LockedWheel:
     digest: Digest
     url: str
     requires_python: str | None = None
+    size: int | None = None
+    built_from: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
