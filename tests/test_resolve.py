@@ -25,8 +25,9 @@ from vrfstore.model import Interpreter, LockedWheel
 from vrfstore.requirements import pip
 from vrfstore.requirements.explain import resolution_error
 from vrfstore.requirements.parse import parse
-from vrfstore.requirements.resolve import lock_from_report, without_credentials
+from vrfstore.requirements.resolve import lock_from_report
 from vrfstore.requirements.targets import Target, check_environment, write_installed
+from vrfstore.requirements.urls import without_credentials
 from vrfstore.target import marker_environment
 
 FILE = "project/requirements.vrf"

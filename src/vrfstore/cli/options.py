@@ -15,6 +15,7 @@ import click
 from vrfstore.errors import UsageError
 from vrfstore.linker.plan import ALL
 from vrfstore.model import LinkOptions
+from vrfstore.units import parse_duration, parse_size
 
 __all__ = [
     "DURATION",
@@ -34,9 +35,6 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 _MATERIALIZE_HINT = "give names of packages, or all"
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-
 if TYPE_CHECKING:
     _Seconds = click.ParamType[float]
 else:
@@ -52,10 +50,10 @@ class _Duration(_Seconds):
         """Return seconds."""
         if isinstance(value, float):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", str(value).strip())
-        if match is None:
-            self.fail(f"{value!r} is not a length of time such as 30d, 12h or 0.", param, ctx)
-        return float(match[1]) * _UNITS[match[2] or "d"]
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
 
 
 DURATION = _Duration()
@@ -80,8 +78,6 @@ class _Path(_Text):
 
 PATH = _Path()
 
-_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
 if TYPE_CHECKING:
     _Number = click.ParamType[int]
 else:
@@ -97,11 +93,10 @@ class _Size(_Number):
         """Return bytes."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) ?([kmgt]?)(ib|b)?", str(value).strip().lower())
-        if match is None or (match[3] == "ib" and not match[2]):
-            self.fail(f"{value!r} is not a size such as 500M or 4GiB.", param, ctx)
-        unit = 1024 ** "kmgt".index(match[2]) * 1024 if match[3] == "ib" else _BYTES[match[2]]
-        return int(float(match[1]) * unit)
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
 
 
 SIZE = _Size()
