@@ -18,15 +18,10 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from support.pythons import pythons
 from vrfstore.errors import WheelError
-from vrfstore.linker.compatibility import (
-    _allows,
-    _allows_release,
-    check_compatible,
-    platform_tags,
-    supported_tags,
-)
+from vrfstore.linker.compatibility import check_compatible
 from vrfstore.model import Digest, EntryPlan, EntryReference, Interpreter
-from vrfstore.target import resolver_options
+from vrfstore.tags import _allows_release, allows_python, supported_tags
+from vrfstore.target import platform_tags, resolver_options
 
 LINUX = Interpreter(
     executable="/usr/bin/python3.12",
@@ -320,7 +315,7 @@ def test_pure_wheels_are_checked_without_packaging() -> None:
     ],
 )  # fmt: skip
 def test_a_requires_python_allows_a_version(requires: str, version: str, expected: bool) -> None:
-    assert _allows(requires, version) is expected
+    assert allows_python(requires, version) is expected
 
 
 @pytest.mark.parametrize("operator", ["<", "<=", ">", ">=", "==", "!=", "~="])
@@ -352,7 +347,7 @@ def test_what_is_decided_without_packaging_is_decided_as_by_packaging(requires: 
         known = SpecifierSet(requires).contains(version, prereleases=True)
     except InvalidSpecifier:
         assert answer is None
-        assert _allows(requires, version)
+        assert allows_python(requires, version)
     else:
         assert answer in {known, None}
-        assert _allows(requires, version) is known
+        assert allows_python(requires, version) is known

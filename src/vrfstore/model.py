@@ -94,6 +94,7 @@ class Requirements:
         files: The absolute paths of all files that have a say beside those that were given, sorted.
         extras: Of a project or a lock: the extras that are wanted, normalised and sorted.
         groups: Of a project or a lock: the dependency groups that are wanted, in the same way.
+        requires_python: (path, specifier) of each file that says which Pythons it is for, sorted.
     """
 
     path: str
@@ -103,6 +104,7 @@ class Requirements:
     files: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    requires_python: tuple[tuple[str, str], ...] = ()
 
     @property
     def canonical(self) -> str:
@@ -113,6 +115,18 @@ class Requirements:
     def canonical_constraints(self) -> str:
         """Constraints as ``canonical`` has requirements."""
         return "".join(f"{item.text}\n" for item in self.constraints)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a request digest covers: whatever could change the outcome, and not how or where it is written."""
+        return {
+            "constraints": [item.text for item in self.constraints],
+            "extras": list(self.extras),
+            "groups": list(self.groups),
+            "locks": sorted(lock.text for lock in self.locks),
+            "requirements": [item.text for item in self.items],
+            "requires_python": sorted({specifier for _, specifier in self.requires_python}),
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
