@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from support.index import Index
 from support.wheels import WheelSpec, wheel_bytes
 from vrfstore.errors import PackageIndexError, ResolutionError, VrfstoreError, WheelError
-from vrfstore.model import Interpreter, LockedWheel
+from vrfstore.model import Interpreter, Lock, LockedWheel, Requirements
 from vrfstore.requirements import pip
+from vrfstore.requirements.by_pip import solution_from_report
 from vrfstore.requirements.explain import resolution_error
 from vrfstore.requirements.parse import parse
-from vrfstore.requirements.resolve import lock_from_report
+from vrfstore.requirements.request import Request
 from vrfstore.requirements.targets import Target, check_environment, write_installed
 from vrfstore.requirements.urls import without_credentials
 from vrfstore.target import marker_environment
@@ -358,8 +359,21 @@ def test_any_words_become_an_error_with_an_exit_code(stderr: str, log: str) -> N
 
 def item(url: str, *, sha256: str | None = ZEROS, requires_python: str | None = None) -> dict[str, Any]:
     hashes = {} if sha256 is None else {"archive_info": {"hashes": {"sha256": sha256}}}
-    metadata = {} if requires_python is None else {"requires_python": requires_python}
+    metadata = {"name": "Alpha", "version": "1.0"}
+    if requires_python is not None:
+        metadata["requires_python"] = requires_python
     return {"download_info": {"url": url, **hashes}, "metadata": metadata}
+
+
+def request(*, allow_builds: bool = False) -> Request:
+    asked = Requirements(path=FILE, items=())
+    return Request(requirements=asked, interpreter=INTERPRETER, allow_builds=allow_builds)
+
+
+def lock_from_report(report: dict[str, Any]) -> Lock:
+    solution = solution_from_report(report, request())
+    assert solution.sources == ()
+    return solution.lock
 
 
 def test_a_report_becomes_a_lock_sorted_by_name() -> None:
@@ -373,7 +387,7 @@ def test_a_report_becomes_a_lock_sorted_by_name() -> None:
             ),
         ]
     }
-    lock = lock_from_report(report, INTERPRETER)
+    lock = lock_from_report(report)
     assert lock.python == "3.11"
     assert [(wheel.name, wheel.version, wheel.digest) for wheel in lock.wheels] == [
         ("alpha", "1.0+local", ONES),
@@ -390,8 +404,15 @@ def test_a_report_becomes_a_lock_sorted_by_name() -> None:
     assert lock.wheels[0].requires_python == ">=3.9"
 
 
+def test_what_may_be_built_is_a_source() -> None:
+    reported = item("https://user:secret@index.example/alpha-1.0.tar.gz")
+    (source,) = solution_from_report({"install": [reported]}, request(allow_builds=True)).sources
+    assert (source.name, source.version, source.digest) == ("alpha", "1.0", ZEROS)
+    assert (source.filename, source.url) == ("alpha-1.0.tar.gz", "https://index.example/alpha-1.0.tar.gz")
+
+
 def test_an_empty_report_is_an_empty_lock() -> None:
-    assert lock_from_report({"install": []}, INTERPRETER).wheels == ()
+    assert lock_from_report({"install": []}).wheels == ()
 
 
 @pytest.mark.parametrize(
@@ -408,7 +429,7 @@ def test_an_empty_report_is_an_empty_lock() -> None:
 )
 def test_what_cannot_be_locked_is_refused(reported: dict[str, Any], kind: str, message: str) -> None:
     with pytest.raises(ResolutionError) as caught:
-        lock_from_report({"install": [reported]}, INTERPRETER)
+        lock_from_report({"install": [reported]})
     assert (caught.value.kind, caught.value.message) == (kind, message)
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "json_option",
     "limit_options",
     "link_options",
+    "names",
     "store_option",
     "sync_option",
     "target_option",
@@ -33,7 +34,7 @@ __all__ = [
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
-_MATERIALIZE_HINT = "give names of packages, or all"
+_HINTS = {"--materialize": "give names of packages, or all"}
 
 if TYPE_CHECKING:
     _Seconds = click.ParamType[float]
@@ -189,30 +190,34 @@ _NAME = re.compile(r"[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?", re.IGNORECASE | re.ASCII)
 """The name of a distribution (PEP 508)."""
 
 
-def _materialized(asked: Sequence[str]) -> tuple[str, ...]:
-    """Return the normalised names of ``--materialize``, which may be given several times and with commas.
+def names(asked: Sequence[str], option: str, *, what: str = "package") -> tuple[str, ...]:
+    """Return the normalised names of an option that may be given several times and with commas.
+
+    Args:
+        asked: Its values.
+        option: What it is called.
+        what: What its names name.
 
     Raises:
-        UsageError: There is none, or one is no name.
+        UsageError: There is none in a value, or one is no name.
     """
-    names = []
+    kind, hint = f"{option.removeprefix('--')}-name", _HINTS.get(option, f"give names of {what}s")
+    found: list[str] = []
     for word in asked:
-        found = [name.strip() for name in word.split(",") if name.strip()]
-        if not found:
-            raise UsageError(
-                "--materialize names no package", kind="materialize-name", hint=_MATERIALIZE_HINT
-            )
-        names += found
-    for name in names:
+        several = [name.strip() for name in word.split(",") if name.strip()]
+        if not several:
+            raise UsageError(f"{option} names no {what}", kind=kind, hint=hint)
+        found += several
+    for name in found:
         if not _NAME.fullmatch(name):
             raise UsageError(
-                f"--materialize: {name!r} is not the name of a package",
-                kind="materialize-name",
-                hint=_MATERIALIZE_HINT,
+                f"{option}: {name!r} is not the name of a{_n(what)} {what}", kind=kind, hint=hint
             )
-    if "all" in names:
-        return (ALL,)
-    return tuple(sorted({re.sub(r"[-_.]+", "-", name).lower() for name in names}))
+    return tuple(sorted({re.sub(r"[-_.]+", "-", name).lower() for name in found}))
+
+
+def _n(word: str) -> str:
+    return "n" if word[0] in "aeiou" else ""
 
 
 def farm_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -230,12 +235,13 @@ def farm_options(function: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         if prompt is not None and not prompt.isprintable():
             raise UsageError("a prompt may only have characters that can be printed", kind="prompt")
+        chosen = names(materialize, "--materialize")
         options = LinkOptions(
             isolated=isolated,
             user_site=user_site,
             prompt=prompt or None,
             allow_collisions=allow_collisions,
-            materialize=_materialized(materialize),
+            materialize=(ALL,) if "all" in chosen else chosen,
         )
         function(*arguments, options=options, **rest)
 
@@ -272,9 +278,6 @@ def link_options(function: Callable[..., None]) -> Callable[..., None]:
             envvar="VRFSTORE_COMPILE",
             help="When to compile bytecode that is not there yet: before the answer, after it, or not at all. "
             "[default: $VRFSTORE_COMPILE, else background]",
-        ),
-        click.option(
-            "--refresh", is_flag=True, help="Resolve again, even if it is known what the file resolved to."
         ),
         click.option(
             "--python",

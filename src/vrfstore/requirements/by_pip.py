@@ -42,7 +42,6 @@ def solve(store: Store, request: Request, attempt: Attempt, budget: Budget) -> S
         WheelError: A hash does not match.
         CapError: The time is over.
     """
-    pip.check_configuration(request.interpreter, index_url=request.index_url)
     preferred = dict(attempt.preferred)
     with pip.pip_for(store, request.interpreter) as runner:
         for number in range(_ROUNDS + 1):

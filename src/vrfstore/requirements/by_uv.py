@@ -22,10 +22,10 @@ from vrfstore.model import Lock, LockFile
 from vrfstore.requirements import base as of_base
 from vrfstore.requirements import lockfile, pip, processes
 from vrfstore.requirements.budget import Budget
+from vrfstore.requirements.explain import uv_error
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.request import Request
 from vrfstore.requirements.solution import Attempt, Solution, check_hashes, keep_words, source_of
-from vrfstore.requirements.uv_words import uv_error
 from vrfstore.store.store import Store
 
 __all__ = ["is_installed", "solve"]
@@ -52,17 +52,17 @@ def solve(store: Store, request: Request, attempt: Attempt, budget: Budget) -> S
     base = request.base
     error: VrfstoreError | None = None
     try:
-        solution = run.solution(stand_ins=False)
+        solution = run.solution(stand_ins=False, fresh=attempt.fresh)
     except VrfstoreError as failed:
-        if not base or failed.exit_code != _CANNOT:
+        # uv may have gone by a page that is minutes old, or have missed what only the base has.
+        if failed.exit_code != _CANNOT or (attempt.fresh and not base):
             raise
         error = failed
     else:
         if not any(wheel.name in base for wheel in solution.lock.wheels):
             return solution
-    # Another version than the base's, or none at all: maybe only because no index has the base's.
     try:
-        return run.solution(stand_ins=True)
+        return run.solution(stand_ins=bool(base), fresh=attempt.fresh or error is not None)
     except VrfstoreError as again:
         raise again from error
 
@@ -95,9 +95,9 @@ class _Run:
         self._settings = settings
         self._budget = budget
 
-    def solution(self, *, stand_ins: bool) -> Solution:
+    def solution(self, *, stand_ins: bool, fresh: bool) -> Solution:
         request, base = self._request, self._request.base
-        directory = f"{self._attempt.scratch}/uv{int(stand_ins)}"
+        directory = f"{self._attempt.scratch}/uv{len(os.listdir(self._attempt.scratch))}"
         fs.make_directory(directory, 0o700)
         asked, limits, found = (
             f"{directory}/{name}" for name in ("asked.txt", "constraints.txt", "pylock.toml")
@@ -108,7 +108,7 @@ class _Run:
         fs.write_file(asked, self._asked(links).encode(), mode=0o600)
         fs.write_file(limits, self._attempt.constraints.encode())
         fs.write_file(found, _preferences({**self._attempt.preferred, **base}).encode())
-        done = self._run(directory, asked, limits, found)
+        done = self._run(directory, asked, limits, found, fresh=fresh)
         if done.returncode != 0:
             error = uv_error(done.stderr, self._attempt.explained, request.interpreter)
             error.log = keep_words(done.stderr, self._attempt.log)
@@ -116,7 +116,9 @@ class _Run:
         with open(found, encoding="utf-8") as stream:
             return self._read(stream.read())
 
-    def _run(self, directory: str, asked: str, limits: str, found: str) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, directory: str, asked: str, limits: str, found: str, *, fresh: bool
+    ) -> subprocess.CompletedProcess[str]:
         settings = self._settings
         constraints = [limits, *settings.constraints]
         command = [
@@ -129,6 +131,7 @@ class _Run:
             *([] if self._request.allow_builds else ["--only-binary", ":all:"]),
             *(["--prerelease", "allow"] if settings.prereleases else []),
             *(["--no-index"] if settings.no_index else []),
+            *(["--refresh"] if fresh else []),
             *(word for host in settings.trusted_hosts for word in ("--allow-insecure-host", host)),
             *(["--keyring-provider", "subprocess"] if settings.keyring in {"subprocess", "import"} else []),
             asked,

@@ -202,3 +202,9 @@ def _unreachable(stderr: str, log: str) -> PackageIndexError:
         kind="index-unreachable",
         hint="check the network, the proxy and pip's configuration (pip config list)",
     )
+
+
+def uv_error(stderr: str, requirements: Requirements, interpreter: Interpreter) -> VrfstoreError:
+    """Stand-in until the words of uv are sorted."""
+    del requirements, interpreter
+    return ResolutionError(f"uv failed: {pip.last_line(stderr)}")

@@ -51,7 +51,7 @@ def _package(wheel: LockedWheel) -> Package:
     # The query of a URL may be what gives access; it serves for the fetch of this run and is not written down.
     parts = urlsplit(wheel.url)._replace(query="")
     local = parts.scheme == "file"
-    place = {"path": unquote(parts.path)} if local else {"url": urlunsplit(parts)}
+    place: dict[str, Any] = {"path": unquote(parts.path)} if local else {"url": urlunsplit(parts)}
     common: dict[str, Any] = {
         "name": canonicalize_name(wheel.name),
         "version": Version(wheel.version),

@@ -20,7 +20,7 @@ from vrfstore.model import Interpreter, Lock, LockedWheel, LockFile, parse_diges
 from vrfstore.requirements import toml
 from vrfstore.requirements.parse import shown
 from vrfstore.requirements.places import file_url, wheel_name
-from vrfstore.requirements.resolve import without_credentials
+from vrfstore.requirements.urls import without_credentials
 from vrfstore.tags import allows_python, ordered_tags
 from vrfstore.target import marker_environment
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from vrfstore import fs
 from vrfstore.errors import ResolutionError
 from vrfstore.model import Lock, LockedWheel, Watcher, nobody
-from vrfstore.requirements import builds, by_pip, by_uv, inputs, lockfile
+from vrfstore.requirements import builds, by_pip, by_uv, inputs, lockfile, pip
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.request import Request
 from vrfstore.requirements.solution import Attempt, Resolver, ResolverName, Solution
@@ -37,7 +37,7 @@ def choose(name: ResolverName | None, request: Request) -> Resolver:
     return by_uv.solve if name == "uv" else by_pip.solve
 
 
-def resolve(
+def resolve(  # noqa: PLR0913 - all but three by keyword
     store: Store,
     lease: Lease,
     request: Request,
@@ -45,6 +45,7 @@ def resolve(
     log: str,
     resolver: Resolver | None = None,
     preferred: Mapping[str, str] | None = None,
+    fresh: bool = False,
     budget: Budget | None = None,
     watch: Watcher = nobody,
 ) -> Lock:
@@ -57,6 +58,7 @@ def resolve(
         log: Where the resolver's own words are kept if it fails.
         resolver: By default as ``choose`` says.
         preferred: Versions to keep where they still fit, by normalised name.
+        fresh: Nothing counts that a resolver remembers of an index.
         budget: Whose time it has, and how many packages there may be.
         watch: Is told of builds.
 
@@ -77,8 +79,9 @@ def resolve(
     scratch = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
     fs.make_directory(scratch)
     try:
-        attempt = _attempt(request, scratch, log, locked, preferred or {})
+        attempt = replace(_attempt(request, scratch, log, locked, preferred or {}), fresh=fresh)
         if request.requirements.items:
+            pip.check_configuration(request.interpreter, index_url=request.index_url)
             solution = (resolver or choose(None, request))(store, request, attempt, budget)
         budget.packages(len(locked) + len(solution.lock.wheels) + len(solution.sources))
         built = [builds.build(store, request, attempt, each, budget, watch) for each in solution.sources]

@@ -68,6 +68,7 @@ class Attempt:
         constraints: What limits versions, one requirement a line.
         preferred: Versions to keep where they still fit, by normalised name.
         explained: What was asked and what limits it, for errors.
+        fresh: Nothing counts that a resolver remembers of an index.
     """
 
     scratch: str
@@ -75,13 +76,14 @@ class Attempt:
     explained: Requirements
     constraints: str = ""
     preferred: Mapping[str, str] = field(default_factory=dict)
+    fresh: bool = False
 
 
 Resolver: TypeAlias = Callable[[Store, Request, Attempt, Budget], Solution]
 """Finds the wheels of a request.
 
-It raises ``ResolutionError`` where there are none, ``PackageIndexError`` where the index does not answer, ``WheelError``
-where a hash does not match, and ``CapError`` where the time is over.
+It raises ``ResolutionError`` where there are none, ``PackageIndexError`` where the index does not answer,
+``WheelError`` where a hash does not match, and ``CapError`` where the time is over.
 """
 
 

@@ -1,7 +1,7 @@
 """The files that were given, and the digests that name memos of them.
 
-A file that leads nowhere and whose name says nothing is named by its bytes alone (``runner.hit``), wherever it lies. What
-several files mean, or one that leads to others, or a project with its extras, depends on where they are as well.
+A file that leads nowhere and whose name says nothing is named by its bytes alone (``runner.hit``), wherever it lies.
+What several files mean, or one that leads to others, or a project with its extras, depends on where they are as well.
 """
 
 from __future__ import annotations

@@ -157,6 +157,7 @@ class Locker:
                 log=resolve.log_path(self.store, digest),
                 resolver=resolve.choose(self.policy.resolver, self.request),
                 preferred=preferred,
+                fresh=self.policy.again,
                 budget=self.budget,
                 watch=self.watch,
             )
