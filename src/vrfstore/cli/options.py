@@ -27,6 +27,7 @@ __all__ = [
     "limit_options",
     "link_options",
     "names",
+    "python_option",
     "store_option",
     "sync_option",
     "target_option",
@@ -126,6 +127,17 @@ def sync_option(function: _Function) -> _Function:
         flag_value=False,
         default=True,
         help="Do not wait until entries are on the disk: for stores that nobody would miss after a power cut.",
+    )(function)
+
+
+def python_option(function: _Function) -> _Function:
+    """Take ``--python``."""
+    return click.option(
+        "--python",
+        envvar="VRFSTORE_PYTHON",
+        metavar="PYTHON",
+        help="The base interpreter: a path, a version or a command on PATH. "
+        "[default: the Python that vrfstore stands on]",
     )(function)
 
 
@@ -279,13 +291,7 @@ def link_options(function: Callable[..., None]) -> Callable[..., None]:
             help="When to compile bytecode that is not there yet: before the answer, after it, or not at all. "
             "[default: $VRFSTORE_COMPILE, else background]",
         ),
-        click.option(
-            "--python",
-            envvar="VRFSTORE_PYTHON",
-            metavar="PYTHON",
-            help="The base interpreter: a path, a version or a command on PATH. "
-            "[default: the Python that vrfstore stands on]",
-        ),
+        python_option,
     ):
         function = decorate(function)
     return function

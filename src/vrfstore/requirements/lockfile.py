@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from packaging.markers import Marker
     from packaging.pylock import Package, PackageWheel, Pylock
 
-__all__ = ["offered", "select"]
+__all__ = ["offered", "select", "versions"]
 
 _KIND = "lock-invalid"
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
@@ -53,6 +53,15 @@ def offered(lock_file: LockFile) -> tuple[frozenset[str], frozenset[str]]:
         for key in ("extras", "dependency-groups")
     )
     return extras, groups
+
+
+def versions(lock_file: LockFile) -> dict[str, str]:
+    """Return the versions that a lock names by normalised name, whatever else it says of them.
+
+    Raises:
+        RequirementsError: It is not a lock, or one of a later version.
+    """
+    return {package.name: str(package.version) for package in _load(lock_file).packages if package.version}
 
 
 def select(
