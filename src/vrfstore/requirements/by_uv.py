@@ -156,7 +156,7 @@ class _Run:
         packages = [
             package
             for package in document.get("packages", [])
-            if not _same(base.get(package["name"]), package.get("version"))
+            if not of_base.is_same_version(base.get(package["name"]), package.get("version"))
         ]
         built = [package for package in packages if not package.get("wheels") and package.get("sdist")]
         import tomli_w  # noqa: PLC0415 - nobody else needs it before there is a lock
@@ -169,15 +169,6 @@ class _Run:
             Lock(wheels=lock.wheels, python=self._request.interpreter.short_version),
             tuple(source_of(package) for package in built),
         )
-
-
-def _same(one: str | None, other: str | None) -> bool:
-    from packaging.version import InvalidVersion, Version  # noqa: PLC0415 - loaded by now
-
-    try:
-        return one is not None and other is not None and Version(one) == Version(other)
-    except InvalidVersion:
-        return one == other
 
 
 def _preferences(versions: Mapping[str, str]) -> str:
