@@ -30,9 +30,13 @@ def site_packages(root: Path) -> Path:
 
 
 BACKEND = """
-import zipfile
+import base64, hashlib, zipfile
 
 STEM = "{stem}"
+
+def row(name, data):
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+    return "%s,sha256=%s,%d" % (name, digest, len(data))
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     {before}
@@ -44,7 +48,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
             STEM + ".dist-info/WHEEL",
             "Wheel-Version: 1.0\\nGenerator: in-tree\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
         )
-        rows = [entry.filename + ",," for entry in wheel.infolist()]
+        rows = [row(name, wheel.read(name)) for name in wheel.namelist()]
         wheel.writestr(STEM + ".dist-info/RECORD", "\\n".join([*rows, STEM + ".dist-info/RECORD,,"]) + "\\n")
     return name
 """
