@@ -51,6 +51,8 @@ class Policy:
             "allow_builds": self.allow_builds,
             "index_url": self.index_url,
             "protect": sorted(self.protect),
-            "stale_after": self.stale_after or 0,
+            # Of these, 0 is not what is usual.
+            "max_packages": [] if self.caps.packages is None else [self.caps.packages],
+            "stale_after": [] if self.stale_after is None else [self.stale_after],
         }
         return {name: value for name, value in values.items() if value}
