@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -79,7 +80,11 @@ class Request:
             "extras": list(asked.extras),
             "groups": list(asked.groups),
             "index": without_credentials(self.index_url),
-            "locks": [codec.hexdigest(lock.text.encode()) for lock in asked.locks],
+            # Paths in a lock are relative to its directory.
+            "locks": [
+                [os.path.dirname(os.path.abspath(lock.path)), codec.hexdigest(lock.text.encode())]
+                for lock in asked.locks
+            ],
             "protected": [item.text for item in self.protected],
         }
         return codec.digest_of(value | {name: said for name, said in unusual.items() if said})
