@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from vrfstore.errors import NotPermittedError, PackageIndexError, ResolutionError
 from vrfstore.model import Event, Lock, Watcher
 from vrfstore.requirements import base as of_base
+from vrfstore.requirements import inputs, resolve
 from vrfstore.requirements import lock as locks
-from vrfstore.requirements import resolve
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
 from vrfstore.requirements.request import Request, is_pinned
@@ -86,6 +86,8 @@ class Locker:
             VrfstoreError: See ``resolve.resolve``.
         """
         asked = self.request.requirements
+        # What is known of a request says nothing of the Pythons that its files are for.
+        inputs.check_python(asked, self.request.interpreter)
         if not asked.items and not asked.locks:
             base = self.request.interpreter
             warning = f"{asked.path} names no packages; the environment has only what {base.real} has"
@@ -104,7 +106,9 @@ class Locker:
             if found is not None and not again and (self._counts(found) or found.resolved_at > began):
                 return found
             try:
-                return self._resolved(digest, self._preferred(found, preferred))
+                # What a resolver remembers of its pages may be as old as what is known.
+                fresh = self.policy.again or again or found is not None
+                return self._resolved(digest, self._preferred(found, preferred), fresh=fresh)
             except (ResolutionError, PackageIndexError) as error:
                 if found is None or not self.policy.stale_ok or again:
                     raise
@@ -147,7 +151,7 @@ class Locker:
             )
         )
 
-    def _resolved(self, digest: str, preferred: Mapping[str, str]) -> Locked:
+    def _resolved(self, digest: str, preferred: Mapping[str, str], *, fresh: bool) -> Locked:
         self.watch(Event(kind="resolving", subject=self.request.requirements.path))
         with self.clock.step("resolve"):
             lock = resolve.resolve(
@@ -157,7 +161,7 @@ class Locker:
                 log=resolve.log_path(self.store, digest),
                 resolver=resolve.choose(self.policy.resolver, self.request),
                 preferred=preferred,
-                fresh=self.policy.again,
+                fresh=fresh,
                 budget=self.budget,
                 watch=self.watch,
             )
