@@ -40,6 +40,8 @@ def quick(arguments: list[str]) -> bytes | None:
     if parsed is None:
         return None
     store, asked, path = parsed
+    if path.endswith((".py", ".toml")):
+        return None  # a script or a lock, whose bytes may be those of a requirements text and mean something else
     from vrfstore import fs  # noqa: PLC0415
     from vrfstore.interpreter import find  # noqa: PLC0415
     from vrfstore.runner import hit  # noqa: PLC0415
