@@ -56,7 +56,12 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
 
 
 def sdist(
-    name: str, version: str = "1.0", *, requires: tuple[str, ...] = (), before: str = "pass"
+    name: str,
+    version: str = "1.0",
+    *,
+    requires: tuple[str, ...] = (),
+    build_requires: tuple[str, ...] = (),
+    before: str = "pass",
 ) -> tuple[bytes, str]:
     """Return a source distribution and its file name.
 
@@ -64,6 +69,7 @@ def sdist(
         name: Of the project, and of its one module.
         version: Its version.
         requires: What it requires.
+        build_requires: What its backend requires.
         before: A statement that its backend runs before it builds.
     """
     stem = f"{name.replace('-', '_')}-{version}"
@@ -76,7 +82,9 @@ def sdist(
     ]
     members = {
         "PKG-INFO": "\n".join(metadata),
-        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+        "pyproject.toml": "[build-system]\n"
+        f"requires = {list(build_requires)}\n"
+        'build-backend = "backend"\nbackend-path = ["."]\n',
         "backend.py": BACKEND.format(stem=stem, package=name.replace("-", "_"), before=before),
     }
     buffer = io.BytesIO()
