@@ -242,7 +242,8 @@ def check_silence(store: Store, ended: Ended, started: list[str], *places: Path)
         assert secret not in ended.out
         assert secret not in ended.err
         assert not any(secret in word for word in started)
-        for place in (store.root, *places):
+        roots: list[str | Path] = [store.root, *places]
+        for place in roots:
             assert secrets_in(place, secret) == []
 
 

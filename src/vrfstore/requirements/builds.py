@@ -71,7 +71,7 @@ def build(
             kind="build-failed",
             hint="the log has the build's own words; it may need a compiler or a library of the system",
         )
-        error.log = keep_words(fs.read_file(words).decode(errors="replace") or done.stderr, attempt.log)
+        error.log = keep_words(_read(words) or done.stderr, attempt.log)
         raise error
     plan = store.add(f"{wheels}/{made[0]}").plan
     _, version, _, _ = parse_wheel_filename(made[0])
@@ -84,3 +84,11 @@ def build(
         requires_python=plan.requires_python,
         built_from=source.digest,
     )
+
+
+def _read(words: str) -> str:
+    """Return what pip has written down, which is nothing where it could not even begin."""
+    try:
+        return fs.read_file(words).decode(errors="replace")
+    except OSError:
+        return ""
