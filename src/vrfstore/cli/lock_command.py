@@ -17,6 +17,9 @@ from vrfstore.store.store import Store
 
 __all__ = ["command"]
 
+_STDOUT = frozenset({None, "-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+"""Where stdout is meant. A file that it leads to is somebody's who has it open, and not for us to replace."""
+
 
 @click.command(
     "lock",
@@ -75,7 +78,7 @@ def command(  # noqa: PLR0913 - one for each option
     with watching(quiet=quiet) as watch:
         result = lock(
             requirements,
-            output=None if output == "-" else output,
+            output=None if output in _STDOUT else output,
             python=python,
             target=target,
             store=Store.open(store or default_store),
@@ -106,5 +109,5 @@ def command(  # noqa: PLR0913 - one for each option
                 "warnings": list(result.warnings),
             }
         )
-    elif output in {None, "-"}:
+    elif output in _STDOUT:
         render.plain(result.text.removesuffix("\n"))

@@ -114,7 +114,7 @@ def lock(  # noqa: PLR0913 - all but the first by keyword
         )
         before = None if output is None else _existing(output)
         preferred = None if before is None else _versions(before, output or "")
-        found = locker.lock(preferred, again=preferred is not None)
+        found = locker.lock(preferred)
     text = locks.dumps(found.lock)
     changed = text != before
     if output is not None and changed:

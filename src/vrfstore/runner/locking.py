@@ -78,8 +78,9 @@ class Locker:
         """Return the lock.
 
         Args:
-            preferred: Versions to keep where they still fit, if it is resolved; by default those of the last time.
-            again: Resolve, whatever is known: of what is known, something is gone that nobody can fetch.
+            preferred: Versions to keep where they still fit; with them it is resolved, whatever is known. By default
+                what is known counts, and its versions are kept if it is resolved again.
+            again: Resolve, and do not fall back on what is known: something of that is gone that nobody can fetch.
 
         Raises:
             NotPermittedError: It would have to be resolved, and the network may not be used (``offline``).
@@ -95,7 +96,8 @@ class Locker:
         digest = self.request.digest(os.environ)
         began = self.now()
         known = self._known(digest)
-        if known is not None and not again and self._counts(known):
+        anew = again or preferred is not None
+        if known is not None and not anew and self._counts(known):
             return known
         if self.policy.offline:
             return self._offline(known)
@@ -103,11 +105,11 @@ class Locker:
         with self.store.hold_request(digest, on_wait=lambda: self.watch(waiting)):
             found = self._known(digest)
             # What somebody else has found while we waited is as good as what we would find.
-            if found is not None and not again and (self._counts(found) or found.resolved_at > began):
+            if found is not None and not anew and (self._counts(found) or found.resolved_at > began):
                 return found
             try:
                 # What a resolver remembers of its pages may be as old as what is known.
-                fresh = self.policy.again or again or found is not None
+                fresh = self.policy.again or anew or found is not None
                 return self._resolved(digest, self._preferred(found, preferred), fresh=fresh)
             except (ResolutionError, PackageIndexError) as error:
                 if found is None or not self.policy.stale_ok or again:
