@@ -125,16 +125,23 @@ def grow(found: Mapping[str, Package], roots: Sequence[str] = (), *, inverted: b
             if package.origin == "environment"
             for need in package.needs
         }
-        own = [name for name, package in found.items() if package.origin == "environment"]
-        # Where all need each other there is no top.
-        roots = sorted(set(own) - needed) or sorted(own)
+        own = sorted(name for name, package in found.items() if package.origin == "environment")
+        tops = [name for name in own if name not in needed]
+        # Where some need each other they have no top, and the first of them serves.
+        rest = [name for name in own if name in needed]
+    else:
+        tops, rest = list(roots), []
     shown: set[str] = set()
-    return [_branch(found, edges, Edge(name), shown) for name in roots]
+    branches = [_branch(found, edges, Edge(name), shown) for name in tops]
+    return branches + [_branch(found, edges, Edge(name), shown) for name in rest if name not in shown]
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """An edge of the tree: to what, and in which versions and with which extras it is needed."""
+    """An edge of the tree: to what, and in which versions and with which extras it is needed.
+
+    Where the tree is inverted it leads to who needs it, whose own extras these are not: the specifier has them.
+    """
 
     name: str
     specifier: str = ""
@@ -145,8 +152,11 @@ def _edges(found: Mapping[str, Package], *, inverted: bool) -> dict[str, list[Ed
     edges: dict[str, list[Edge]] = {}
     for package in found.values():
         for need in _unique(package.needs):
-            above, below = (need.name, package.name) if inverted else (package.name, need.name)
-            edges.setdefault(above, []).append(Edge(below, need.specifier, need.extras))
+            if inverted:
+                extras = f"[{','.join(need.extras)}]" if need.extras else ""
+                edges.setdefault(need.name, []).append(Edge(package.name, f"{extras}{need.specifier}"))
+            else:
+                edges.setdefault(package.name, []).append(Edge(need.name, need.specifier, need.extras))
     return {name: sorted(several, key=lambda edge: edge.name) for name, several in edges.items()}
 
 
