@@ -43,8 +43,12 @@ class _Run(click.Command):
         takes_value = {name for option in options if not option.is_flag for name in option.opts}
         for position, word in enumerate(args):
             if not word.startswith("-") and (position == 0 or args[position - 1] not in takes_value):
-                return position if word.endswith(".py") else None
+                return position if _is_script(word) else None
         return None
+
+
+def _is_script(path: str) -> bool:
+    return path.endswith(".py") and not os.path.isdir(path)
 
 
 @click.command(
@@ -111,7 +115,7 @@ def command(
     A SCRIPT.py is run with the packages that it asks for in its inline metadata, or else with those of a
     requirements.vrf beside it; what follows are its arguments. After --, a command is run there instead.
     """
-    script = requirements.endswith(".py") and not further
+    script = _is_script(requirements)
     own = script and not click.get_current_context().meta[_EXPLICIT]
     if not words and not own:
         raise UsageError("no command is given", hint="write it after --, as in: run FILE -- python report.py")
@@ -126,7 +130,13 @@ def command(
         opened = Store.open(given, durable=durable)
         mended = _mended(options["into"], given, watch) if heal and options["into"] else ()
         result = link(
-            (requirements, *further), store=opened, lease=True, watch=watch, script=script, **options
+            (requirements, *further),
+            store=opened,
+            lease=True,
+            watch=watch,
+            # With further files there is no need for one beside it.
+            script=script and not further,
+            **options,
         )
     if own:
         words = (result.python, requirements, *words)
