@@ -109,7 +109,7 @@ def _text(value: object) -> str:
 
 
 def _resolver(value: object) -> str:
-    if value not in {"pip", "uv"}:
+    if value not in ("pip", "uv"):
         raise ValueError("it may be pip or uv")
     return str(value)
 
@@ -135,8 +135,17 @@ def _size(value: object) -> int:
     return _number(value) if isinstance(value, int) else parse_size(_text(value))
 
 
-def _duration(value: object) -> float:
-    return float(_number(value)) if isinstance(value, int) else parse_duration(_text(value))
+def _days(value: object) -> float:
+    return parse_duration(_counted(value), "d")
+
+
+def _seconds(value: object) -> float:
+    return parse_duration(_counted(value), "s")
+
+
+def _counted(value: object) -> str:
+    """Return a length of time as the command line has it, where a bare number counts what is usual for the option."""
+    return str(_number(value)) if isinstance(value, int) else _text(value)
 
 
 _KEYS: Mapping[str, Callable[[object], object]] = {
@@ -144,8 +153,8 @@ _KEYS: Mapping[str, Callable[[object], object]] = {
     "lock-name": _text,
     "resolver": _resolver,
     "index-url": _text,
-    "stale-after": _duration,
-    "timeout": _duration,
+    "stale-after": _days,
+    "timeout": _seconds,
     "max-packages": _number,
     "max-bytes": _size,
     "max-unpacked": _size,
