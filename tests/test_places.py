@@ -1,13 +1,17 @@
 """What trusted requirements texts may say beyond names, and what neither they nor others may, with the exact words."""
 
 import hashlib
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.wheels import WheelSpec, build_wheel
+from support.index import Index
+from support.wheels import WheelSpec, build_wheel, wheel_bytes
 from vrfstore.errors import RequirementsError
 from vrfstore.model import Requirements
 from vrfstore.requirements import inputs
@@ -324,6 +328,31 @@ def test_a_local_wheel_that_cannot_be_read_is_named(write: Callable[..., str], t
     assert (error.kind, error.hint) == (
         "wheel-unreadable", f"it is looked for at {tmp_path}/a-1-py3-none-any.whl"
     )  # fmt: skip
+
+
+def test_pip_takes_each_form_for_just_that_wheel(
+    write: Callable[..., str], wheel: Path, index: Index, tmp_path: Path
+) -> None:
+    name = index.add(WheelSpec(name="six", extras={"more": []}))
+    index.add(WheelSpec(name="attrs", version="1.0"))
+    index.add(WheelSpec(name="attrs", version="2.0"))
+    url = index.file_url(name)
+    content = hashlib.sha256(wheel_bytes(WheelSpec(name="six", extras={"more": []}))).hexdigest()
+    write("attrs<2", "limits.txt")
+    wanted = f"six[more] @ {url} ; os_name=='posix' --hash=sha256:{content}"
+    found = inputs.read((write(f"{wanted}\n{wheel}\nattrs\n-c limits.txt"),))
+    asked, limits = write(found.canonical, "asked"), write(found.canonical_constraints, "limits")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--only-binary", ":all:",
+         "--report", "report.json", "-r", asked, "-c", limits],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    installed = {item["metadata"]["name"]: item["download_info"] for item in report["install"]}
+    assert installed["six"]["archive_info"]["hashes"] == {"sha256": content}
+    assert installed["ruamel.yaml"]["archive_info"]["hashes"] == {"sha256": sha256(wheel)}
+    assert installed["attrs"]["url"].endswith("attrs-1.0-py3-none-any.whl")
 
 
 # --- nested files

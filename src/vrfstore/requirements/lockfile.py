@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["offered", "select"]
 
 _KIND = "lock-invalid"
+_MEANINGLESS = (ValueError, TypeError, KeyError, AssertionError)
+"""What versions of ``packaging`` raise for markers that name what is not there, or compare sets with texts."""
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _SHOWN = 20
 """Packages that an error names."""
@@ -165,8 +167,7 @@ def _unfit(message: str, lock_file: LockFile, interpreter: Interpreter) -> Resol
 def _holds(marker: Marker, environment: Mapping[str, Any], context: Any, lock_file: LockFile) -> bool:
     try:
         return marker.evaluate(dict(environment), context=context)
-    except (ValueError, TypeError, KeyError) as error:
-        # What is undefined, or what texts and sets are compared in ways that have no meaning: versions differ.
+    except _MEANINGLESS as error:
         raise _invalid(f"the marker {shown(str(marker))} makes no sense: {error}", lock_file) from error
     except RecursionError as error:
         raise _invalid("a marker is nested too deeply", lock_file) from error
