@@ -269,7 +269,7 @@ def test_a_path_is_relative_to_the_lock(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.chdir(tmp_path)
     text = HEAD + package().replace(f'url = "{ALPHA}"', 'path = "../wheel house/alpha-1.0-py3-none-any.whl"')
     (wheel,) = lockfile.select(LockFile("locks/pylock.toml", text), PYTHON).wheels
-    assert wheel.url == f"file://{tmp_path}/wheel%20house/alpha-1.0-py3-none-any.whl"
+    assert wheel.url == f"file://{tmp_path}/locks/../wheel%20house/alpha-1.0-py3-none-any.whl"
     text = text.replace("../wheel house", "/wheels")
     (wheel,) = select(text).wheels
     assert wheel.url == "file:///wheels/alpha-1.0-py3-none-any.whl"

@@ -265,7 +265,7 @@ def sha256(path: Path) -> str:
         ("./wheel house;/{name}", ""),
         ("./wheel house;/./{name}", ""),
         ("{path}", ""),
-        ("../{parent}/wheel house;/{name} --hash=sha256:{digest}", ""),
+        (".//wheel house;/{name} --hash=sha256:{digest}", ""),
         ("{url}", ""),
         ("{url}#sha256={digest}", ""),
         ("ruamel_YAML @ {url}", ""),
@@ -281,7 +281,6 @@ def test_a_local_wheel_has_one_form_with_its_digest(
     written = line.format(
         name=wheel.name,
         path=wheel,
-        parent=tmp_path.name,
         url=f"file://{quoted}",
         quoted=quoted,
         digest=sha256(wheel),
@@ -295,11 +294,26 @@ def test_a_local_wheel_has_one_form_with_its_digest(
     assert inputs.read((write(found.canonical),)).canonical == found.canonical
 
 
-@pytest.mark.parametrize("line", ["{name}", "wheels/../{name}", "{name} --hash=sha256:{digest}"])
+@pytest.mark.parametrize(
+    "line", ["{name}", "{name} --hash=sha256:{digest}", "inner/{name}", ".//inner//{name}"]
+)
 def test_a_path_without_spaces_needs_no_dot(write: Callable[..., str], tmp_path: Path, line: str) -> None:
-    wheel = build_wheel(WheelSpec(name="six"), tmp_path)
+    (tmp_path / "inner").mkdir()
+    wheel = build_wheel(WheelSpec(name="six"), tmp_path / "inner" if "inner" in line else tmp_path)
     found = inputs.read((write(line.format(name=wheel.name, digest=sha256(wheel))),))
     assert found.canonical == f"six @ file://{wheel}#sha256={sha256(wheel)}\n"
+
+
+def test_where_two_dots_lead_to_depends_on_links(write: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "one/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("one/deep")
+    write("six", "one/more.txt")
+    wheel = build_wheel(WheelSpec(name="local"), tmp_path / "one")
+    found = inputs.read((write(f"-r link/../more.txt\nlink/../{wheel.name}"),))
+    assert [item.name for item in found.items] == ["local", "six"]
+    assert found.files == (f"{tmp_path}/link/../{wheel.name}", f"{tmp_path}/link/../more.txt")
+    # As pip has it.
+    assert found.items[0].text.startswith(f"local @ file://{tmp_path}/link/../local-1.0")
 
 
 def test_another_content_of_a_local_wheel_is_another_request(
@@ -358,12 +372,10 @@ def test_pip_takes_each_form_for_just_that_wheel(
 # --- nested files
 
 
-def test_nested_files_are_relative_to_the_file_that_names_them(
-    write: Callable[..., str], tmp_path: Path
-) -> None:
-    base = write("attrs\n-c ../limits.txt\n", "deep er/base.txt")
-    more = write("six>=1 # why\n--constraint=limits.txt\n", "more.in")
-    limits = write("six<2\nidna==3 ; os_name == 'nt'\n", "limits.txt")
+def test_nested_files_are_relative_to_the_file_that_names_them(write: Callable[..., str]) -> None:
+    base = write("attrs\n-c limits.txt\n", "deep er/base.txt")
+    more = write("six>=1 # why\n--constraint='deep er/limits.txt'\n", "more.in")
+    limits = write("six<2\nidna==3 ; os_name == 'nt'\n", "deep er/limits.txt")
     path = write("-r 'deep er/base.txt'\n--requirement more.in\n--requirement=more.in\nattrs\nsix>=1\n")
     noted: list[str] = []
     found = inputs.read((path,), before_reading=noted.append)

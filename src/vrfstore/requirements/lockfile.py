@@ -9,7 +9,6 @@ No disk is looked at: where a wheel is said to be by path, nobody asks here whet
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from vrfstore.errors import RequirementsError, ResolutionError, UsageError
 from vrfstore.model import Interpreter, Lock, LockedWheel, LockFile, parse_digest
 from vrfstore.requirements import toml
 from vrfstore.requirements.parse import shown
-from vrfstore.requirements.places import file_url, wheel_name
+from vrfstore.requirements.places import beside, file_url, wheel_name
 from vrfstore.requirements.resolve import without_credentials
 from vrfstore.tags import allows_python, ordered_tags
 from vrfstore.target import marker_environment
@@ -277,6 +276,5 @@ def _locked(package: Package, wheel: PackageWheel, lock_file: LockFile) -> Locke
 
 def _url(wheel: PackageWheel, lock_file: LockFile) -> str:
     if wheel.path:
-        directory = os.path.dirname(os.path.abspath(lock_file.path))
-        return file_url(os.path.normpath(os.path.join(directory, wheel.path)))
+        return file_url(beside(lock_file.path, wheel.path))
     return without_credentials(wheel.url or "")
