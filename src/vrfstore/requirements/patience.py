@@ -22,6 +22,9 @@ _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _MOST_DIGITS = 9
 """Of a number of seconds; whatever has more is as good as for ever."""
 
+_MOST_DOUBLED = 30
+"""Times that a pause is doubled. No pause is as long as that."""
+
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -56,7 +59,7 @@ class Patience:
             asked: The seconds that the server asks for, if it does.
             chance: A random number from 0 to 1. Without it, all who failed at once would come back at once.
         """
-        own = self.first_pause * 2.0 ** (failures - 1) * (1 - chance / 2)
+        own = self.first_pause * 2.0 ** min(failures - 1, _MOST_DOUBLED) * (1 - chance / 2)
         return min(max(own, asked or 0.0), self.longest_pause)
 
 
@@ -143,7 +146,7 @@ class Pace:
     """
 
     def __init__(self, slowest: int, window: float, now: Callable[[], float] = time.monotonic) -> None:
-        self._enough = slowest * window
+        self._slowest = slowest
         self._window = window
         self._now = now
         self._since: float | None = None
@@ -160,12 +163,12 @@ class Pace:
             self._waited += self._now() - self._since
             self._since = None
         self._bytes += size
-        if self._waited >= self._window and self._bytes >= self._enough:
+        if self._waited >= self._window and self._bytes >= self._slowest * self._waited:
             self._waited, self._bytes = 0.0, 0
 
     @property
     def too_slow(self) -> bool:
-        """Whether less has come in a whole window than has to."""
+        """Whether less has come in a whole window, or since then, than has to."""
         since = self._since
         waited = self._waited + (0.0 if since is None else self._now() - since)
-        return waited >= self._window and self._bytes < self._enough
+        return waited >= self._window and self._bytes < self._slowest * waited
