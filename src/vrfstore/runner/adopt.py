@@ -83,7 +83,7 @@ _FRAME = frozenset({"bin", "include", "lib", "lib64", UNDO})
 _MOST_PATHS = 500_000
 """So many paths of a directory are written down. Beside packages, one such as ``~/.local`` may have anything."""
 
-_RELAXABLE = frozenset({"no-version", "no-wheel", "package-missing"})
+_RELAXABLE = frozenset({"no-version", "no-wheel", "package-missing", "requires-python"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
