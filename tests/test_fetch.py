@@ -348,7 +348,7 @@ def seen(index: Index) -> list[str | None]:
 
 def test_redirects_are_followed_to_another_host_without_credentials(store: Store) -> None:
     with Index([BIG], credentials=("gardener", "hunter2")) as home, Index([BIG]) as other:
-        settings = replace(SETTINGS, indexes=(home.url_with_credentials, other_with_password(other)))
+        settings = replace(SETTINGS, extra_indexes=(home.url_with_credentials, other_with_password(other)))
         elsewhere = other.file_url(FILENAME).replace("//", "//thief:trap@") + "?token=x"
         home.misbehave(FILENAME, Fault(status=302, headers={"Location": elsewhere}))
         fetched(store, [locked(home)], settings=settings)
@@ -364,7 +364,7 @@ def test_redirects_on_the_same_host_keep_them(store: Store) -> None:
     moved = "moved-1.0-py3-none-any.whl"
     with Index([BIG], credentials=("gardener", "hunter2")) as index:
         index.add(wheel_bytes(BIG), moved)
-        settings = replace(SETTINGS, indexes=(index.url_with_credentials,))
+        settings = replace(SETTINGS, extra_indexes=(index.url_with_credentials,))
         index.misbehave(FILENAME, Fault(status=308, headers={"Location": moved}))
         fetched(store, [locked(index)], settings=settings)
         assert None not in seen(index)
@@ -376,7 +376,7 @@ def test_who_sent_us_away_does_not_get_them_when_we_are_sent_back(store: Store) 
         home.misbehave(FILENAME, Fault(status=302, headers={"Location": other.file_url(FILENAME)}))
         other.misbehave(FILENAME, Fault(status=302, headers={"Location": home.file_url(FILENAME)}))
         error = failing(
-            store, [locked(home)], settings=replace(SETTINGS, indexes=(home.url_with_credentials,))
+            store, [locked(home)], settings=replace(SETTINGS, extra_indexes=(home.url_with_credentials,))
         )
         assert "401 Unauthorized" in error.message
         assert (seen(home)[1:], seen(other)) == ([None], [None])
@@ -387,7 +387,7 @@ def test_netrc_is_asked_where_no_index_is_meant(store: Store) -> None:
         netrc = Path(os.environ["HOME"], ".netrc")
         netrc.write_text("machine 127.0.0.1 login gardener password hunter2\n")
         netrc.chmod(0o600)
-        fetched(store, [locked(index)], settings=replace(SETTINGS, indexes=("http://a:b@elsewhere/",)))
+        fetched(store, [locked(index)], settings=replace(SETTINGS, extra_indexes=("http://a:b@elsewhere/",)))
 
 
 SECRET: dict[str, Fault] = PASSING | {name: row[0] for name, row in HOPELESS.items()}
@@ -402,7 +402,7 @@ def test_no_failure_tells_a_password(store: Store, fault: Fault, caplog: pytest.
         error = failing(
             store,
             [locked(index)],
-            settings=replace(SETTINGS, indexes=(index.url_with_credentials,)),
+            settings=replace(SETTINGS, extra_indexes=(index.url_with_credentials,)),
             patience=replace(QUICK, attempts=1),
             watch=events.append,
         )

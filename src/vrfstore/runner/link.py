@@ -17,7 +17,7 @@ from typing import Literal
 
 from vrfstore import fs
 from vrfstore import interpreter as probing
-from vrfstore.errors import NotPermittedError, StoreDamagedError, UsageError
+from vrfstore.errors import NotPermittedError, StoreDamagedError, UsageError, WheelError
 from vrfstore.linker.compatibility import check_compatible
 from vrfstore.linker.composing import composed
 from vrfstore.linker.into import Asked, Linked, check_directory, link_into
@@ -411,8 +411,7 @@ class _Link:
                 stats = {**self.stats, **probed, **{path: fs.stat_token(path) for path in configured}}
             locker = self._locker(session, base)
             with ExitStack() as stack:
-                ready = self._ready(stack, locker)
-                check_compatible(ready.plans, base)
+                ready = self._fitting(stack, locker)
                 self.budget.check()
                 made = self._make(ready, base)
                 # Warnings have to be said every time.
@@ -521,10 +520,28 @@ class _Link:
             ),
         )
 
-    def _ready(self, stack: ExitStack, locker: Locker) -> _Ready:
+    def _fitting(self, stack: ExitStack, locker: Locker) -> _Ready:
+        """Have the wheels there, and make sure that the interpreter can use them; see ``_ready``.
+
+        uv does not look at upper bounds of Requires-Python. Where nobody insists on it, pip is asked then, which does.
+
+        Raises:
+            WheelError: See ``compatibility.check_compatible``.
+        """
+        base = locker.request.interpreter
+        ready = self._ready(stack, locker)
+        try:
+            check_compatible(ready.plans, base)
+        except WheelError as error:
+            if error.kind != "requires-python" or not locker.may_ask_pip:
+                raise
+            ready = self._ready(stack, locker.asking_pip(), again=True)
+            check_compatible(ready.plans, base)
+        return ready
+
+    def _ready(self, stack: ExitStack, locker: Locker, *, again: bool = False) -> _Ready:
         """Have the wheels of the lock there, and leased for as long as ``stack`` is open."""
         base = locker.request.interpreter
-        again = False
         while True:
             locked = locker.lock(again=again)
             wheels = locked.lock.wheels
