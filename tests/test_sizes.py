@@ -18,10 +18,10 @@ from vrfstore.requirements.sizes import with_sizes
 APPLE, PEAR = WheelSpec(name="apple"), WheelSpec(name="pear", files={"pear.py": "ripe = True\n" * 9})
 
 
-def locked(spec: WheelSpec, url: str, **fields: int) -> LockedWheel:
+def locked(spec: WheelSpec, url: str, size: int | None = None) -> LockedWheel:
     digest = Digest(hashlib.sha256(wheel_bytes(spec)).hexdigest())
     return LockedWheel(
-        name=spec.name, version="1.0", filename=wheel_filename(spec), digest=digest, url=url, **fields
+        name=spec.name, version="1.0", filename=wheel_filename(spec), digest=digest, url=url, size=size
     )
 
 

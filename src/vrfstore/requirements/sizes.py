@@ -39,7 +39,9 @@ def with_sizes(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Bud
     unknown = [wheel for wheel in wheels if wheel.size is None and not wheel.built_from]
     local = [wheel for wheel in unknown if wheel.url.startswith("file:")]
     remote = [wheel for wheel in unknown if not wheel.url.startswith("file:")]
-    found = {wheel.digest: size for wheel in local if (size := _on_disk(wheel)) is not None}
+    found: dict[Digest, int] = {
+        wheel.digest: size for wheel in local if (size := _on_disk(wheel)) is not None
+    }
     if remote:
         found |= _told(remote, settings, budget)
     return [replace(wheel, size=found.get(wheel.digest, wheel.size)) for wheel in wheels]
