@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from vrfstore.linker.distributions import Distribution
 from vrfstore.linker.drift import (
     EMPTY,
-    Described,
     Recorded,
     Registered,
     Seen,
     compare,
     removed,
-    unmet,
 )
 from vrfstore.model import Digest, EntryReference, Interpreter
+from vrfstore.needs import Described, unmet
 
 SITE = "lib/python3.11/site-packages"
 ENTRY = "0123456789abcdef0123-apple-1.0"

@@ -25,6 +25,7 @@ from vrfstore.errors import (
 )
 from vrfstore.interpreter import default_executable
 from vrfstore.model import Event
+from vrfstore.requirements.policy import Policy
 from vrfstore.runner.link import LinkResult
 from vrfstore.store.store import Store
 
@@ -154,7 +155,7 @@ def test_refresh_resolves_again(orchard: Index, store: Store, requirements: Path
     vrfstore.link(requirements, store=store)
     orchard.add(WheelSpec(name="pear", version="2.0", files={"pear.py": "ripe = False\n"}))
     assert vrfstore.link(requirements, store=store).status == "hit"
-    refreshed = vrfstore.link(requirements, store=store, refresh=True)
+    refreshed = vrfstore.link(requirements, store=store, policy=Policy(upgrade=True))
     assert [package.version for package in refreshed.packages] == ["1.0", "2.0"]
     assert vrfstore.link(requirements, store=store).environment == refreshed.environment
 

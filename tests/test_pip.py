@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vrfstore.errors import ResolutionError
 from vrfstore.model import Interpreter
-from vrfstore.requirements import pip_starter
+from vrfstore.requirements import pip, pip_starter
 from vrfstore.requirements.pip import (
     PipSettings,
     configuration_files,
@@ -22,8 +22,10 @@ from vrfstore.requirements.pip import (
     last_line,
     parse_settings,
     run_for_target,
+    settings,
 )
 from vrfstore.requirements.targets import Target
+from vrfstore.store.store import Store
 from vrfstore.target import marker_environment, resolver_options
 
 
@@ -49,6 +51,14 @@ BASE = interpreter("/usr/bin/python3", "/usr")
 
 # --- pip config list
 
+MANY_SWITCHES = """\
+install.pre='yes'
+global.no-index='1'
+global.trusted-host='a b:8'
+:env:.constraint='/c.txt'
+global.keyring-provider='subprocess'
+"""
+
 MANY_INDEXES = """\
 global.extra-index-url='\\nhttps://one.example/simple\\nhttps://two.example/simple'
 global.find-links='/wheels'
@@ -71,24 +81,42 @@ global.index-url='https://user:secret@index.example/simple'
         ("global.quiet='1'\nnot a line\nglobal.cert=unquoted\n=\n", PipSettings()),
         (
             "global.index-url='https://index.example/simple?a=b'",
-            PipSettings(indexes=("https://index.example/simple?a=b",)),
+            PipSettings(index="https://index.example/simple?a=b"),
         ),
         (
             MANY_INDEXES,
             PipSettings(
-                indexes=(
-                    "https://user:secret@index.example/simple",
-                    "https://one.example/simple",
-                    "https://two.example/simple",
-                    "/wheels",
-                )
+                index="https://user:secret@index.example/simple",
+                extra_indexes=("https://one.example/simple", "https://two.example/simple"),
+                find_links=("/wheels",),
             ),
         ),
+        (
+            MANY_SWITCHES,
+            PipSettings(
+                prereleases=True,
+                no_index=True,
+                trusted_hosts=("a", "b:8"),
+                constraints=("/c.txt",),
+                keyring="subprocess",
+            ),
+        ),
+        ("freeze.pre='yes'\nwheel.no-index='1'\n", PipSettings()),
         ('global.cert="/it\'s/ca.pem"', PipSettings(certificate="/it's/ca.pem")),
     ],
 )
 def test_settings_are_what_pip_lists(listing: str, expected: PipSettings) -> None:
     assert parse_settings(listing) == expected
+
+
+def test_all_urls_may_say_who_we_are() -> None:
+    assert parse_settings(MANY_INDEXES).indexes == (
+        "https://user:secret@index.example/simple",
+        "https://one.example/simple",
+        "https://two.example/simple",
+        "/wheels",
+    )
+    assert PipSettings().indexes == ()
 
 
 def test_later_lines_win_as_they_do_for_pip() -> None:
@@ -124,6 +152,7 @@ def test_what_the_real_pip_lists_is_understood(tmp_path: Path) -> None:
             "PIP_CONFIG_FILE": str(configuration),
             "PIP_TIMEOUT": "44",
             "PIP_CLIENT_CERT": "/me.pem",
+            "XDG_CONFIG_DIRS": str(tmp_path),
         },
         capture_output=True,
         text=True,
@@ -132,11 +161,8 @@ def test_what_the_real_pip_lists_is_understood(tmp_path: Path) -> None:
     assert parse_settings(done.stdout) == PipSettings(
         certificate="/etc/it's a ca.pem",
         client_certificate="/me.pem",
-        indexes=(
-            "https://user:p%40ss@index.example/simple",
-            "https://one.example/simple",
-            "https://two.example/simple",
-        ),
+        index="https://user:p%40ss@index.example/simple",
+        extra_indexes=("https://one.example/simple", "https://two.example/simple"),
         timeout=44.0,
         proxy="http://proxy.example:3128",
     )
@@ -378,3 +404,39 @@ def test_the_starter_lends_before_pip_begins(
         for name in [name for name in sys.modules if name.partition(".")[0] == "pip"]:
             del sys.modules[name]
         sys.modules.update(ours)
+
+
+def test_variables_alone_are_read_as_pip_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://one.example/simple\n https://it's.example/simple")
+    monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "3")
+    monkeypatch.setenv("PIP_NO_INDEX", "true")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    )
+    monkeypatch.setattr(pip, "run", lambda *_, **__: pytest.fail("pip was started"))
+    found = settings(store, interpreter("/usr/bin/python3", "/usr"))
+    assert found == parse_settings(done.stdout)
+    assert (found.extra_indexes[1], found.timeout, found.no_index) == (
+        "https://it's.example/simple",
+        3.0,
+        True,
+    )
+
+
+def test_where_one_index_is_given_nothing_else_says_where_packages_come_from(
+    monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    for name in ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "CONSTRAINT", "PRE", "CERT", "CONFIG_FILE"):
+        monkeypatch.setenv(f"PIP_{name}", f"/of/the/user/{name}")
+    url = "https://one.example/simple"
+    kept = {name: value for name, value in environment(index_url=url).items() if name.startswith("PIP_")}
+    assert kept["PIP_INDEX_URL"] == url
+    assert [name for name, value in kept.items() if "/of/the/user" in value] == ["PIP_CERT"]
+    base = interpreter("/usr/bin/python3", "/usr")
+    assert settings(store, base, index_url=url) == PipSettings(certificate="/of/the/user/CERT", index=url)
+    assert configuration_files(base, index_url=url) == ()

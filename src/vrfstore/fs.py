@@ -36,6 +36,7 @@ __all__ = [
     "remove_file",
     "remove_tree",
     "rename",
+    "replace_file",
     "seal_directory",
     "set_times",
     "stamp",
@@ -236,6 +237,25 @@ def write_file(path: str, data: bytes, *, mode: int = 0o644, sync: bool = False)
         file.write(data)
         if sync:
             file.sync()
+
+
+def replace_file(path: str, data: bytes) -> None:
+    """Put a file in the place of another, or where none is, in one step; one that is there lends its mode.
+
+    Raises:
+        OSError: That cannot be done; what was there is as it was.
+    """
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    except FileNotFoundError:
+        mode = 0o644
+    temporary = f"{path}.{unique_name()}"
+    try:
+        write_file(temporary, data, mode=mode)
+        rename(temporary, path)
+    except BaseException:
+        remove_file(temporary)
+        raise
 
 
 class NewFile:

@@ -293,8 +293,8 @@ class Event:
     """Something that a long step did, for whoever shows progress.
 
     Attributes:
-        kind: ``resolving``, ``resolved``, ``waiting``, ``missing``, ``received``, ``fetched``,
-            ``unpacked``, ``linking``, ``compiling``, ``compiled`` or ``verified``.
+        kind: ``resolving``, ``resolved``, ``waiting``, ``missing``, ``fetching``, ``received``,
+            ``fetched``, ``unpacked``, ``linking``, ``compiling``, ``compiled`` or ``verified``.
         subject: What it is about: a file name, or whom one waits for.
         size: Bytes, where it makes sense (``received``: since the last event).
         total: Bytes expected, or the number of things expected; 0 where unknown.

@@ -29,8 +29,10 @@ _COMMANDS = {
     "import": "Take over entries and environments from an archive.",
     "link": "Make the environment of a requirements file, and print its python.",
     "list": "Show entries and environments.",
+    "lock": "Find the wheels of what a file asks for, and write them down.",
     "roots": "Pin environments and entries.",
     "run": "Run a command in the environment of a requirements file.",
+    "tree": "Show which package of an environment needs which.",
     "verify": "Find what is not as it was published, and repair it.",
 }
 
@@ -58,9 +60,10 @@ Examples:
 def application(context: click.Context, store: str | None) -> None:
     """Wheels unpacked once, environments linked in milliseconds, and an exact gc.
 
-    Exit codes: 0 done, 2 usage, 10 bad requirement, 11 cannot be resolved, 14 index or network, 15 busy, 16 disk
-    full, 17 store damaged, 18 a wheel was refused, 19 wheels collide, 21 store cannot be used, 22 interpreter
-    unsuitable, 23 drift found, 70 internal error, 130 interrupted, 141 the reader of stdout went away.
+    Exit codes: 0 done, 2 usage, 10 bad requirement, 11 cannot be resolved, 12 not there and not permitted, 13 a cap
+    was hit, 14 index or network, 15 busy, 16 disk full, 17 store damaged, 18 a wheel was refused, 19 wheels collide,
+    21 store cannot be used, 22 interpreter unsuitable, 23 drift found, 70 internal error, 130 interrupted, 141 the
+    reader of stdout went away.
     """
     context.obj = store
 

@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from vrfstore.cli import render
+from vrfstore.cli.asking import input_options, policy_options
 from vrfstore.cli.options import (
     PATH,
     check_into,
@@ -30,14 +31,18 @@ __all__ = ["command"]
 Examples:
   vrfstore link requirements.vrf
   vrfstore link requirements.vrf --python 3.12
+  vrfstore link pylock.toml --offline
+  vrfstore link pyproject.toml --group test --extra plot
   vrfstore link requirements.vrf --into .venv && . .venv/bin/activate
   vrfstore link requirements.vrf --target image.json --into /srv/venv
   QUARTO_PYTHON=$(vrfstore link requirements.vrf) quarto render report.qmd
 """,
 )
-@click.argument("requirements", metavar="FILE", type=PATH)
+@click.argument("requirements", metavar="FILE...", type=PATH, nargs=-1, required=True)
 @link_options
 @target_option
+@input_options
+@policy_options
 @click.option(
     "--into",
     type=PATH,
@@ -56,7 +61,7 @@ Examples:
 def command(
     default_store: str | None,
     /,
-    requirements: str,
+    requirements: tuple[str, ...],
     store: str | None,
     *,
     durable: bool,
@@ -66,10 +71,11 @@ def command(
     python: str | None,
     **options: Any,
 ) -> None:
-    """Make the environment of a requirements file, and print its python.
+    """Make the environment of what a file asks for, and print its python.
 
-    FILE names packages, one a line, as pip's requirements files do. What the base interpreter already has is
-    not installed again. The second time this takes milliseconds and no network.
+    FILE is a requirements file as pip's, a pylock.toml, a pyproject.toml or a script with inline metadata; several
+    count together. What the base interpreter already has is not installed again. The second time this takes
+    milliseconds and no network.
     """
     if options["force"] and options["into"] is None:
         raise UsageError(

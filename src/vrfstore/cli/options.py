@@ -15,6 +15,7 @@ import click
 from vrfstore.errors import UsageError
 from vrfstore.linker.plan import ALL
 from vrfstore.model import LinkOptions
+from vrfstore.units import parse_duration, parse_size
 
 __all__ = [
     "DURATION",
@@ -25,6 +26,8 @@ __all__ = [
     "json_option",
     "limit_options",
     "link_options",
+    "names",
+    "python_option",
     "store_option",
     "sync_option",
     "target_option",
@@ -32,10 +35,7 @@ __all__ = [
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
-_MATERIALIZE_HINT = "give names of packages, or all"
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
+_HINTS = {"--materialize": "give names of packages, or all"}
 
 if TYPE_CHECKING:
     _Seconds = click.ParamType[float]
@@ -52,10 +52,10 @@ class _Duration(_Seconds):
         """Return seconds."""
         if isinstance(value, float):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", str(value).strip())
-        if match is None:
-            self.fail(f"{value!r} is not a length of time such as 30d, 12h or 0.", param, ctx)
-        return float(match[1]) * _UNITS[match[2] or "d"]
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
 
 
 DURATION = _Duration()
@@ -80,8 +80,6 @@ class _Path(_Text):
 
 PATH = _Path()
 
-_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
 if TYPE_CHECKING:
     _Number = click.ParamType[int]
 else:
@@ -97,11 +95,10 @@ class _Size(_Number):
         """Return bytes."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) ?([kmgt]?)(ib|b)?", str(value).strip().lower())
-        if match is None or (match[3] == "ib" and not match[2]):
-            self.fail(f"{value!r} is not a size such as 500M or 4GiB.", param, ctx)
-        unit = 1024 ** "kmgt".index(match[2]) * 1024 if match[3] == "ib" else _BYTES[match[2]]
-        return int(float(match[1]) * unit)
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
 
 
 SIZE = _Size()
@@ -130,6 +127,17 @@ def sync_option(function: _Function) -> _Function:
         flag_value=False,
         default=True,
         help="Do not wait until entries are on the disk: for stores that nobody would miss after a power cut.",
+    )(function)
+
+
+def python_option(function: _Function) -> _Function:
+    """Take ``--python``."""
+    return click.option(
+        "--python",
+        envvar="VRFSTORE_PYTHON",
+        metavar="PYTHON",
+        help="The base interpreter: a path, a version or a command on PATH. "
+        "[default: the Python that vrfstore stands on]",
     )(function)
 
 
@@ -194,30 +202,34 @@ _NAME = re.compile(r"[A-Z0-9]([A-Z0-9._-]*[A-Z0-9])?", re.IGNORECASE | re.ASCII)
 """The name of a distribution (PEP 508)."""
 
 
-def _materialized(asked: Sequence[str]) -> tuple[str, ...]:
-    """Return the normalised names of ``--materialize``, which may be given several times and with commas.
+def names(asked: Sequence[str], option: str, *, what: str = "package") -> tuple[str, ...]:
+    """Return the normalised names of an option that may be given several times and with commas.
+
+    Args:
+        asked: Its values.
+        option: What it is called.
+        what: What its names name.
 
     Raises:
-        UsageError: There is none, or one is no name.
+        UsageError: There is none in a value, or one is no name.
     """
-    names = []
+    kind, hint = f"{option.removeprefix('--')}-name", _HINTS.get(option, f"give names of {what}s")
+    found: list[str] = []
     for word in asked:
-        found = [name.strip() for name in word.split(",") if name.strip()]
-        if not found:
-            raise UsageError(
-                "--materialize names no package", kind="materialize-name", hint=_MATERIALIZE_HINT
-            )
-        names += found
-    for name in names:
+        several = [name.strip() for name in word.split(",") if name.strip()]
+        if not several:
+            raise UsageError(f"{option} names no {what}", kind=kind, hint=hint)
+        found += several
+    for name in found:
         if not _NAME.fullmatch(name):
             raise UsageError(
-                f"--materialize: {name!r} is not the name of a package",
-                kind="materialize-name",
-                hint=_MATERIALIZE_HINT,
+                f"{option}: {name!r} is not the name of a{_n(what)} {what}", kind=kind, hint=hint
             )
-    if "all" in names:
-        return (ALL,)
-    return tuple(sorted({re.sub(r"[-_.]+", "-", name).lower() for name in names}))
+    return tuple(sorted({re.sub(r"[-_.]+", "-", name).lower() for name in found}))
+
+
+def _n(word: str) -> str:
+    return "n" if word[0] in "aeiou" else ""
 
 
 def farm_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -235,12 +247,13 @@ def farm_options(function: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         if prompt is not None and not prompt.isprintable():
             raise UsageError("a prompt may only have characters that can be printed", kind="prompt")
+        chosen = names(materialize, "--materialize")
         options = LinkOptions(
             isolated=isolated,
             user_site=user_site,
             prompt=prompt or None,
             allow_collisions=allow_collisions,
-            materialize=_materialized(materialize),
+            materialize=(ALL,) if "all" in chosen else chosen,
         )
         function(*arguments, options=options, **rest)
 
@@ -278,16 +291,7 @@ def link_options(function: Callable[..., None]) -> Callable[..., None]:
             help="When to compile bytecode that is not there yet: before the answer, after it, or not at all. "
             "[default: $VRFSTORE_COMPILE, else background]",
         ),
-        click.option(
-            "--refresh", is_flag=True, help="Resolve again, even if it is known what the file resolved to."
-        ),
-        click.option(
-            "--python",
-            envvar="VRFSTORE_PYTHON",
-            metavar="PYTHON",
-            help="The base interpreter: a path, a version or a command on PATH. "
-            "[default: the Python that vrfstore stands on]",
-        ),
+        python_option,
     ):
         function = decorate(function)
     return function

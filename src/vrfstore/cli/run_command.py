@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from vrfstore.cli import render
+from vrfstore.cli.asking import input_options, policy_options
 from vrfstore.cli.options import PATH, check_into, link_options, store_option
 from vrfstore.cli.progress import watching
 from vrfstore.errors import RequirementsError, UsageError
@@ -21,20 +22,56 @@ __all__ = ["command"]
 _ALWAYS = frozenset({"requirements", "words", "store", "heal"})
 """Parameters that make sense for an environment that is there already."""
 
+_EXPLICIT = "vrfstore.run.explicit"
+"""Where click's context says whether a command is given after ``--``."""
+
+
+class _Run(click.Command):
+    """Takes what follows a script without ``--`` for the script's own arguments, options of it among them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note whether there is a ``--``, of which click leaves no trace, and put one behind a script."""
+        ctx.meta[_EXPLICIT] = "--" in args
+        script = None if "--" in args else self._script(ctx, args)
+        if script is not None:
+            args = [*args[: script + 1], "--", *args[script + 1 :]]
+        return super().parse_args(ctx, args)
+
+    def _script(self, ctx: click.Context, args: list[str]) -> int | None:
+        """Return which argument is a script: the first that is no option, nor an option's value."""
+        options = (param for param in self.get_params(ctx) if isinstance(param, click.Option))
+        takes_value = {name for option in options if not option.is_flag for name in option.opts}
+        for position, word in enumerate(args):
+            if not word.startswith("-") and (position == 0 or args[position - 1] not in takes_value):
+                return position if word.endswith(".py") else None
+        return None
+
 
 @click.command(
     "run",
+    cls=_Run,
     context_settings={"ignore_unknown_options": False},
     epilog="""\b
 Examples:
   vrfstore run requirements.vrf -- python report.py
   vrfstore run requirements.vrf -- jupyter nbconvert --execute notebook.ipynb
   vrfstore run .venv -- python report.py
+  vrfstore run script.py argument          with the packages that its own metadata names
 """,
 )
-@click.argument("requirements", metavar="FILE|ENVIRONMENT", type=PATH)
-@click.argument("words", nargs=-1, metavar="-- COMMAND [ARGUMENT]...", type=click.UNPROCESSED)
+@click.argument("requirements", metavar="FILE|ENVIRONMENT|SCRIPT.py", type=PATH)
+@click.argument("words", nargs=-1, metavar="[-- COMMAND] [ARGUMENT]...", type=click.UNPROCESSED)
+@click.option(
+    "--and",
+    "further",
+    multiple=True,
+    type=PATH,
+    metavar="FILE",
+    help="A further file of requirements that counts together with FILE.",
+)
 @link_options
+@input_options
+@policy_options
 @click.option(
     "--into",
     type=PATH,
@@ -60,17 +97,23 @@ def command(
     *,
     durable: bool,
     heal: bool,
+    further: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Run a command in the environment of a requirements file, or in one that is there.
+    """Run a command in the environment of a requirements file, or in one that is there, or run a script in its own.
 
     ENVIRONMENT is a directory; or, where there is no file of that name, one of the store by its name or the
     beginning of it. The environment comes first on PATH; VIRTUAL_ENV and QUARTO_PYTHON name it. It stays as long as
     the command runs, whatever gc does. What has drifted in an ENVIRONMENT is mended before, as far as that goes
     without the network. A pip or pip3 that it does not have is run as python -m pip. The exit code is the command's
     own.
+
+    A SCRIPT.py is run with the packages that it asks for in its inline metadata, or else with those of a
+    requirements.vrf beside it; what follows are its arguments. After --, a command is run there instead.
     """
-    if not words:
+    script = requirements.endswith(".py") and not further
+    own = script and not click.get_current_context().meta[_EXPLICIT]
+    if not words and not own:
         raise UsageError("no command is given", hint="write it after --, as in: run FILE -- python report.py")
     given = store or default_store
     place = _there_already(requirements, given)
@@ -82,7 +125,11 @@ def command(
     with watching() as watch:
         opened = Store.open(given, durable=durable)
         mended = _mended(options["into"], given, watch) if heal and options["into"] else ()
-        result = link(requirements, store=opened, lease=True, watch=watch, **options)
+        result = link(
+            (requirements, *further), store=opened, lease=True, watch=watch, script=script, **options
+        )
+    if own:
+        words = (result.python, requirements, *words)
     for warning in (*mended, *result.warnings):
         render.warn(warning)
     replace_process(result, words, user_site=options["options"].user_site)

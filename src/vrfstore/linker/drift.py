@@ -31,7 +31,7 @@ gone                    it is registered, and not there; ``env forget`` lets it 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vrfstore.linker.distributions import Distribution
@@ -41,7 +41,6 @@ from vrfstore.model import EntryReference, Interpreter
 __all__ = [
     "BY_HAND",
     "EMPTY",
-    "Described",
     "Drift",
     "Recorded",
     "Registered",
@@ -50,7 +49,6 @@ __all__ = [
     "frame",
     "interpreter_links",
     "removed",
-    "unmet",
 ]
 
 BY_HAND = frozenset({"file-changed", "package-added", "package-changed", "package-removed", "gone"})
@@ -145,7 +143,7 @@ class Seen:
         behind: Those that were installed by hand through links of ours.
         registered: What the store knows of it; None for a managed one.
         elsewhere: Whether it was linked at another place, which its activation scripts name.
-        unmet: What ``unmet`` says.
+        unmet: What ``needs.unmet`` says.
     """
 
     place: str
@@ -334,79 +332,3 @@ def _packages(recorded: Recorded, seen: Seen) -> Iterator[Drift]:
             yield Drift("package-changed", "", message)
     for name in sorted(removed(recorded, seen)):
         yield Drift("package-removed", "", f"{name} {linked[name].version} was uninstalled by hand")
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What the METADATA of a distribution says.
-
-    Attributes:
-        name: Normalised.
-        version: As it is written.
-        requires: Its Requires-Dist, as they are written.
-    """
-
-    name: str
-    version: str
-    requires: tuple[str, ...]
-
-
-def unmet(
-    environment: Iterable[Described],
-    base: Iterable[Described],
-    base_versions: Mapping[str, str],
-    variables: Mapping[str, str],
-) -> tuple[str, ...]:
-    """Return what distributions require and do not have, as ``pip check`` does.
-
-    What is wrong between distributions of the base is not the environment's; what it brings to them is.
-
-    Args:
-        environment: What is installed in the environment.
-        base: What is seen of the base.
-        base_versions: Versions in the base by name, also of what says nothing of itself.
-        variables: Of markers, as ``target.marker_environment`` returns them.
-    """
-    own = {found.name: found for found in environment}
-    versions = {**base_versions, **{found.name: found.version for found in own.values()}}
-    messages: list[str] = []
-    for found in own.values():
-        messages += _unmet(found, versions, variables)
-    for found in base:
-        if found.name not in own:
-            messages += _unmet(found, versions, variables, only=own)
-    return tuple(sorted(set(messages)))
-
-
-def _unmet(
-    found: Described,
-    versions: Mapping[str, str],
-    variables: Mapping[str, str],
-    only: Collection[str] | None = None,
-) -> Iterator[str]:
-    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName  # noqa: PLC0415 - 20 ms that most calls do not pay
-    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
-    from packaging.utils import canonicalize_name  # noqa: PLC0415
-    from packaging.version import InvalidVersion  # noqa: PLC0415
-
-    for text in found.requires:
-        try:
-            asked = Requirement(text)
-            name = str(canonicalize_name(asked.name))
-            if only is not None and name not in only:
-                continue
-            if asked.marker is not None and not asked.marker.evaluate({**variables, "extra": ""}):
-                continue
-            if name not in versions:
-                yield f"{found.name} {found.version} requires {asked.name}, which is not installed"
-            elif not asked.specifier.contains(versions[name], prereleases=True):
-                wanted = f"{asked.name}{asked.specifier}"
-                yield f"{found.name} {found.version} requires {wanted}, and {versions[name]} is installed"
-        except (
-            InvalidRequirement,
-            InvalidVersion,
-            UndefinedComparison,
-            UndefinedEnvironmentName,
-            RecursionError,
-        ):
-            continue  # what nobody can read, nobody can hold anybody to

@@ -65,7 +65,7 @@ class Budget:
     def out_of_time(self) -> CapError:
         """Return the error for a call that takes too long."""
         return CapError(
-            f"not done after {self._caps.seconds:g} s, which is the limit",
+            f"it cannot be done within {self._caps.seconds:g} s, which is the limit",
             kind="max-time",
             hint="what has been fetched is kept; try again, or allow more with --timeout",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from vrfstore import fs
@@ -17,9 +17,12 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.memos import replace
 
 if TYPE_CHECKING:
-    from packaging.pylock import Package, Pylock
+    from packaging.pylock import Package, PackageSdist, PackageWheel, Pylock
 
 __all__ = ["dumps", "lock_digest", "read", "write"]
+
+_TOOL = "vrfstore"
+"""The table of ours in ``[packages.tool]``."""
 
 
 def dumps(lock: Lock) -> str:
@@ -40,7 +43,7 @@ def dumps(lock: Lock) -> str:
 
 
 def _package(wheel: LockedWheel) -> Package:
-    from packaging.pylock import Package, PackageWheel  # noqa: PLC0415
+    from packaging.pylock import Package, PackageSdist, PackageWheel  # noqa: PLC0415
     from packaging.specifiers import SpecifierSet  # noqa: PLC0415
     from packaging.utils import canonicalize_name  # noqa: PLC0415
     from packaging.version import Version  # noqa: PLC0415
@@ -48,19 +51,22 @@ def _package(wheel: LockedWheel) -> Package:
     # The query of a URL may be what gives access; it serves for the fetch of this run and is not written down.
     parts = urlsplit(wheel.url)._replace(query="")
     local = parts.scheme == "file"
-    return Package(
-        name=canonicalize_name(wheel.name),
-        version=Version(wheel.version),
-        requires_python=SpecifierSet(wheel.requires_python) if wheel.requires_python else None,
-        wheels=[
-            PackageWheel(
-                name=wheel.filename,
-                url=None if local else urlunsplit(parts),
-                path=unquote(parts.path) if local else None,
-                hashes={"sha256": wheel.digest},
-            )
-        ],
-    )
+    place: dict[str, Any] = {"path": unquote(parts.path)} if local else {"url": urlunsplit(parts)}
+    common: dict[str, Any] = {
+        "name": canonicalize_name(wheel.name),
+        "version": Version(wheel.version),
+        "requires_python": SpecifierSet(wheel.requires_python) if wheel.requires_python else None,
+    }
+    if wheel.built_from:
+        # Whoever else reads this builds a wheel himself; which one was built here is for us alone.
+        sdist = PackageSdist(
+            name=os.path.basename(unquote(parts.path)), hashes={"sha256": wheel.built_from}, **place
+        )
+        return Package(
+            sdist=sdist, tool={_TOOL: {"built": {"name": wheel.filename, "sha256": wheel.digest}}}, **common
+        )
+    file = PackageWheel(name=wheel.filename, size=wheel.size, hashes={"sha256": wheel.digest}, **place)
+    return Package(wheels=[file], **common)
 
 
 def loads(text: str, path: str) -> Lock:
@@ -78,23 +84,32 @@ def loads(text: str, path: str) -> Lock:
 
 
 def _from_pylock(pylock: Pylock) -> Lock:
-    wheels = []
-    for package in pylock.packages:
-        if package.version is None or package.wheels is None:
-            raise ValueError(f"{package.name} has no version, or no wheel")
-        (wheel,) = package.wheels
-        wheels.append(
-            LockedWheel(
-                name=package.name,
-                version=str(package.version),
-                filename=wheel.filename,
-                digest=parse_digest(wheel.hashes["sha256"]),
-                url=wheel.url or f"file://{quote(wheel.path or '')}",
-                requires_python=str(package.requires_python) if package.requires_python else None,
-            )
-        )
     python = str(pylock.requires_python or "").removeprefix("==").removesuffix(".*")
-    return Lock(wheels=tuple(wheels), python=python)
+    return Lock(wheels=tuple(map(_locked, pylock.packages)), python=python)
+
+
+def _locked(package: Package) -> LockedWheel:
+    if package.version is None:
+        raise ValueError(f"{package.name} has no version")
+    built = (package.tool or {}).get(_TOOL, {}).get("built")
+    file: PackageSdist | PackageWheel
+    if built is not None and package.sdist is not None:
+        file, filename, digest = package.sdist, str(built["name"]), str(built["sha256"])
+    elif package.wheels is not None:
+        (file,) = package.wheels
+        filename, digest = file.filename, file.hashes["sha256"]
+    else:
+        raise ValueError(f"{package.name} has no wheel")
+    return LockedWheel(
+        name=package.name,
+        version=str(package.version),
+        filename=filename,
+        digest=parse_digest(digest),
+        url=file.url or f"file://{quote(file.path or '')}",
+        requires_python=str(package.requires_python) if package.requires_python else None,
+        size=file.size if built is None else None,
+        built_from=parse_digest(file.hashes["sha256"]) if built is not None else "",
+    )
 
 
 def lock_digest(text: str) -> str:

@@ -19,7 +19,7 @@ from vrfstore.model import Interpreter, Lock, LockedWheel, LockFile, parse_diges
 from vrfstore.requirements import toml
 from vrfstore.requirements.parse import shown
 from vrfstore.requirements.places import beside, file_url, wheel_name
-from vrfstore.requirements.resolve import without_credentials
+from vrfstore.requirements.urls import without_credentials
 from vrfstore.tags import allows_python, ordered_tags
 from vrfstore.target import marker_environment
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from packaging.markers import Marker
     from packaging.pylock import Package, PackageWheel, Pylock
 
-__all__ = ["offered", "select"]
+__all__ = ["offered", "select", "versions"]
 
 _KIND = "lock-invalid"
 _MEANINGLESS = (ValueError, TypeError, KeyError, AssertionError)
@@ -54,6 +54,15 @@ def offered(lock_file: LockFile) -> tuple[frozenset[str], frozenset[str]]:
         for key in ("extras", "dependency-groups")
     )
     return extras, groups
+
+
+def versions(lock_file: LockFile) -> dict[str, str]:
+    """Return the versions that a lock names by normalised name, whatever else it says of them.
+
+    Raises:
+        RequirementsError: It is not a lock, or one of a later version.
+    """
+    return {package.name: str(package.version) for package in _load(lock_file).packages if package.version}
 
 
 def select(

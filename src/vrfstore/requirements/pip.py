@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from vrfstore import codec, fs
 from vrfstore.errors import PackageIndexError, UsageError
 from vrfstore.model import Digest, Interpreter
+from vrfstore.requirements import processes
+from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.targets import Target, unknown_pip
 from vrfstore.store import leases
 from vrfstore.store.memos import replace
@@ -50,6 +52,18 @@ _SWITCHED_OFF = tuple(
     )
 )  # fmt: skip
 
+_SECTIONS = frozenset({"global", "install", ":env:"})
+"""Of pip's configuration: what has a say when packages are looked for."""
+
+_TRANSPORT = frozenset(
+    f"PIP_{option}"
+    for option in (
+        "CACHE_DIR", "CERT", "CLIENT_CERT", "DEFAULT_TIMEOUT", "KEYRING_PROVIDER", "NO_CACHE_DIR", "PROXY", "RETRIES",
+        "TIMEOUT", "TRUSTED_HOST", "USE_DEPRECATED", "USE_FEATURE",
+    )
+)  # fmt: skip
+"""How an index is reached, and not which one: what is left of the user's variables where one index is given."""
+
 # Of these a variable cannot undo what a configuration file says.
 _FOREIGN_OPTION = re.compile(
     r"^(requirements?|editable|target|python|platform|python-version|abi|implementation|group|prefix|root)\s*[=:]",
@@ -59,30 +73,57 @@ _FOREIGN_OPTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PipSettings:
-    """What of pip's configuration concerns fetching.
+    """What of pip's configuration concerns fetching, and other resolvers.
 
     Attributes:
         certificate: A file or directory of certificates, or empty.
         client_certificate: A file with a client's certificate and key, or empty.
-        indexes: All index URLs, credentials included; never to be written anywhere.
+        index: The URL of the index, or empty for the usual one. Like all URLs here with credentials, and so never to be
+            written anywhere.
+        extra_indexes: URLs of further indexes.
+        find_links: URLs and paths of pages and directories that list files.
+        no_index: No index is asked, only ``find_links``.
         timeout: Seconds for one socket operation.
         proxy: The proxy's URL, or empty for what the environment says.
+        trusted_hosts: Hosts whose certificates are not looked at.
+        constraints: Files that limit versions.
+        prereleases: Whether versions that are no releases count.
+        keyring: The ``keyring-provider``, or empty.
     """
 
     certificate: str = ""
     client_certificate: str = ""
-    indexes: tuple[str, ...] = ()
+    index: str = ""
+    extra_indexes: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+    no_index: bool = False
     timeout: float = 15.0
     proxy: str = ""
+    trusted_hosts: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    prereleases: bool = False
+    keyring: str = ""
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        """All URLs that may say who we are."""
+        return (*filter(None, (self.index,)), *self.extra_indexes, *self.find_links)
 
 
-def environment(scratch: str | None = None) -> dict[str, str]:
+def environment(scratch: str | None = None, *, index_url: str = "") -> dict[str, str]:
     """Return the environment that pip is run with.
 
     Args:
         scratch: A directory for its temporary files, so that what a killed pip leaves is found by gc.
+        index_url: The one index that it may ask: no further index, no page of links, no configuration file has a say.
     """
     kept = {name: value for name, value in os.environ.items() if name not in _OURS}
+    if index_url:
+        kept = {
+            name: value for name, value in kept.items() if not name.startswith("PIP_") or name in _TRANSPORT
+        }
+        # With this name pip reads no configuration file at all.
+        kept |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": index_url}
     if scratch is not None:
         kept["TMPDIR"] = scratch
     # A variable beats a configuration file. Many people forbid pip to install outside of a venv, which a dry run
@@ -92,11 +133,13 @@ def environment(scratch: str | None = None) -> dict[str, str]:
     )
 
 
-def configuration_files(interpreter: Interpreter) -> tuple[str, ...]:
+def configuration_files(interpreter: Interpreter, *, index_url: str = "") -> tuple[str, ...]:
     """Return the files that have a say when pip runs for ``interpreter``, there or not (pip's user guide).
 
     Those are its configuration files, and the constraints that a variable names.
     """
+    if index_url:
+        return ()
     home = os.path.expanduser("~")
     named = os.environ.get("PIP_CONFIG_FILE")
     if isinstance(interpreter, Target):
@@ -122,13 +165,13 @@ def configuration_files(interpreter: Interpreter) -> tuple[str, ...]:
     )
 
 
-def check_configuration(interpreter: Interpreter) -> None:
+def check_configuration(interpreter: Interpreter, *, index_url: str = "") -> None:
     """Refuse a pip configuration that says what to install, or for whom.
 
     Raises:
         UsageError: There is one; its file and line are named.
     """
-    for path in configuration_files(interpreter):
+    for path in configuration_files(interpreter, index_url=index_url):
         try:
             text = fs.read_file(path).decode(errors="replace")
         except OSError:
@@ -145,7 +188,13 @@ def check_configuration(interpreter: Interpreter) -> None:
 
 
 def run(
-    python: str, pip: str, arguments: Sequence[str], *, scratch: str | None = None
+    python: str,
+    pip: str,
+    arguments: Sequence[str],
+    *,
+    scratch: str | None = None,
+    index_url: str = "",
+    budget: Budget | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a pip and return how it ended.
 
@@ -154,13 +203,29 @@ def run(
         pip: The path of its ``__pip-runner__.py``.
         arguments: What follows ``pip``.
         scratch: A directory for its temporary files.
+        index_url: See ``environment``.
+        budget: Whose time it has.
+
+    Raises:
+        CapError: The time is over.
     """
     # -I: no user site, no PYTHON* variables. -B: the pip may lie in a sealed entry.
-    return _run([python, "-I", "-B", pip, *arguments], scratch)
+    return processes.run(
+        [python, "-I", "-B", pip, *arguments],
+        variables=environment(scratch, index_url=index_url),
+        budget=budget,
+    )
 
 
 def run_for_target(
-    target: Target, pip: str, arguments: Sequence[str], *, installed: str, scratch: str | None = None
+    target: Target,
+    pip: str,
+    arguments: Sequence[str],
+    *,
+    installed: str,
+    scratch: str | None = None,
+    index_url: str = "",
+    budget: Budget | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a pip on our own Python for another, and return how it ended.
 
@@ -170,33 +235,25 @@ def run_for_target(
         arguments: What follows ``pip``: a command that chooses wheels, and its options.
         installed: The directory of what it is to take for installed; nothing else is.
         scratch: A directory for its temporary files.
+        index_url: See ``environment``.
+        budget: Whose time it has.
 
     Raises:
         ResolutionError: This pip is not known well enough (``resolver-target``).
+        CapError: The time is over.
     """
     variables = codec.dumps(marker_environment(target)).decode()
     command, *rest = arguments
-    done = _run(
+    done = processes.run(
         # -S: what is installed beside our pip is not what the target has.
         [sys.executable, "-I", "-S", "-B", _STARTER, pip, sys.prefix, variables, installed,
          command, *resolver_options(target), *rest],
-        scratch,
+        variables=environment(scratch, index_url=index_url),
+        budget=budget,
     )  # fmt: skip
     if done.returncode == _STARTER_FAILED:
         raise unknown_pip(last_line(done.stderr))
     return done
-
-
-def _run(command: Sequence[str], scratch: str | None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=environment(scratch),
-        check=False,
-    )
 
 
 @contextmanager
@@ -285,15 +342,29 @@ def last_line(text: str) -> str:
     return re.sub(r"^ERROR:\s*", "", lines[-1]) if lines else "no message"
 
 
-def settings(store: Store, interpreter: Interpreter) -> PipSettings:
+def settings(store: Store, interpreter: Interpreter, *, index_url: str = "") -> PipSettings:
     """Return what pip's own configuration says of indexes, certificates and proxies when it runs for ``interpreter``.
 
-    pip is asked for it, rather than its files read, because where they are and which of them wins is its own
-    affair. Without an answer there are only defaults.
+    pip is asked for it, rather than its files read, because which of them wins is its own affair. Where there is no
+    such file nothing but variables have a say, and starting pip to hear that would take longer than some resolvers do.
+    Without an answer there are only defaults.
     """
+    variables = environment(index_url=index_url)
+    silent = variables.get("PIP_CONFIG_FILE") == os.devnull
+    if silent or not any(map(os.path.exists, configuration_files(interpreter))):
+        return parse_settings(_listing(variables))
     python = sys.executable if isinstance(interpreter, Target) else interpreter.executable
     with pip_for(store, interpreter) as runner:
-        return parse_settings(run(python, runner, ["config", "list"]).stdout)
+        return parse_settings(run(python, runner, ["config", "list"], index_url=index_url).stdout)
+
+
+def _listing(variables: Mapping[str, str]) -> str:
+    """Return what ``pip config list`` says of variables alone."""
+    return "".join(
+        f":env:.{name.removeprefix('PIP_').lower().replace('_', '-')}={value!r}\n"
+        for name, value in sorted(variables.items())
+        if name.startswith("PIP_")
+    )
 
 
 def parse_settings(listing: str) -> PipSettings:
@@ -301,26 +372,37 @@ def parse_settings(listing: str) -> PipSettings:
     found: dict[str, str] = {}
     for line in listing.splitlines():
         key, equals, value = line.partition("=")
-        if not equals:
+        section, _, name = key.rpartition(".")
+        if not equals or section not in _SECTIONS:
             continue
         try:
             literal = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             continue
-        # `global.`, `install.` and `:env:.` in the order in which pip lists, and prefers, them.
-        found[key.rpartition(".")[2]] = str(literal)
+        # In the order in which pip lists, and prefers, them.
+        found[name] = str(literal)
+
+    def words(name: str) -> tuple[str, ...]:
+        return tuple(found.get(name, "").split())
+
     return PipSettings(
         certificate=found.get("cert", ""),
         client_certificate=found.get("client-cert", ""),
-        indexes=tuple(_urls(found)),
+        index=found.get("index-url", ""),
+        extra_indexes=words("extra-index-url"),
+        find_links=words("find-links"),
+        no_index=_switch(found.get("no-index", "")),
         timeout=_number(found.get("default-timeout", found.get("timeout", "")), 15.0),
         proxy=found.get("proxy", ""),
+        trusted_hosts=words("trusted-host"),
+        constraints=words("constraint"),
+        prereleases=_switch(found.get("pre", "")),
+        keyring=found.get("keyring-provider", ""),
     )
 
 
-def _urls(found: Mapping[str, str]) -> Iterator[str]:
-    for key in ("index-url", "extra-index-url", "find-links"):
-        yield from found.get(key, "").split()
+def _switch(text: str) -> bool:
+    return text.strip().lower() in {"1", "true", "yes", "on", "y", "t"}
 
 
 def _number(text: str, default: float) -> float:

@@ -1,149 +1,153 @@
-"""Resolving a request with pip: a dry run against the base, whose report becomes a lock.
+"""Resolving a request: from what is asked to a lock, by whichever resolver there is.
 
-``pip install --dry-run --report`` sees what the base has and leaves it out; only wheels are taken. What pip says
-when it fails is sorted into the few things that can be wrong, in the words of whoever wrote the requirements.
+::
+
+    lock files ──────────select──────────────┐
+    requirements ─▶ pip or uv ─▶ wheels ─────┼─▶ lock ─▶ is what must not be shadowed left alone?
+                              └▶ sources ─build┘
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Mapping
-from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
-
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from dataclasses import replace
 
 from vrfstore import fs
-from vrfstore.errors import (
-    ResolutionError,
-)
-from vrfstore.model import Interpreter, Lock, LockedWheel, Requirements, parse_digest
-from vrfstore.requirements import pip
-from vrfstore.requirements.explain import resolution_error
-from vrfstore.requirements.targets import Target, check_environment, write_installed
+from vrfstore.errors import ResolutionError
+from vrfstore.model import Lock, LockedWheel, Watcher, nobody
+from vrfstore.requirements import builds, by_pip, by_uv, inputs, lockfile, pip
+from vrfstore.requirements.budget import Budget
+from vrfstore.requirements.request import Request
+from vrfstore.requirements.sizes import with_sizes
+from vrfstore.requirements.solution import Attempt, Resolver, ResolverName, Solution
+from vrfstore.requirements.targets import Target
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
 
-__all__ = ["lock_from_report", "log_path", "resolve"]
+__all__ = ["choose", "log_path", "resolve"]
 
 
-def resolve(
+def choose(name: ResolverName | None, request: Request) -> Resolver:
+    """Return the resolver of a name; by default uv where it is installed, and else pip.
+
+    Only pip resolves for an interpreter that is not here. Without a name, that is what it gets.
+    """
+    if name is None:
+        name = "uv" if by_uv.is_installed() and not isinstance(request.interpreter, Target) else "pip"
+    return by_uv.solve if name == "uv" else by_pip.solve
+
+
+def resolve(  # noqa: PLR0913 - all but three by keyword
     store: Store,
     lease: Lease,
-    requirements: Requirements,
-    interpreter: Interpreter,
-    log: str,
+    request: Request,
     *,
-    isolated: bool = False,
+    log: str,
+    resolver: Resolver | None = None,
+    preferred: Mapping[str, str] | None = None,
+    fresh: bool = False,
+    budget: Budget | None = None,
+    watch: Watcher = nobody,
 ) -> Lock:
-    """Resolve requirements for an interpreter and what it already has.
+    """Resolve a request.
 
     Args:
-        store: Where pip's files go, and where an older pip is fetched to if this Python needs one.
+        store: Where the resolver's files go, and the entries of what is built.
         lease: Names the files in tmp/.
-        requirements: What is asked for; not empty.
-        interpreter: The base; a target is not started.
-        log: Where pip's own words are kept if it fails.
-        isolated: What it already has does not count.
+        request: What is asked.
+        log: Where the resolver's own words are kept if it fails.
+        resolver: By default as ``choose`` says.
+        preferred: Versions to keep where they still fit, by normalised name.
+        fresh: Nothing counts that a resolver remembers of an index.
+        budget: Whose time it has, and how many packages there may be.
+        watch: Is told of builds.
 
     Raises:
-        ResolutionError: There is no such package, version, or wheel, or they conflict; or pip resolved for
-            somebody else than a target (``resolver-target``).
+        ResolutionError: There is no such package, version or wheel, they conflict, or a package of the base would be
+            shadowed that is protected.
         PackageIndexError: The index did not answer.
         WheelError: A hash does not match.
+        RequirementsError: What is asked cannot be.
+        CapError: It takes too long, or too many packages.
     """
-    pip.check_configuration(interpreter)
-    names = ("requirements.txt", "report.json", "pip.log")
-    directory = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
-    fs.make_directory(directory)
-    asked, report, words = (f"{directory}/{name}" for name in names)
+    budget = budget or Budget()
+    inputs.check_python(request.requirements, request.interpreter)
+    pinned = [lockfile.select(each, request.interpreter, request.requirements.extras, request.requirements.groups)
+              for each in request.requirements.locks]  # fmt: skip
+    locked = _without_base(request, _merged(request, [wheel for lock in pinned for wheel in lock.wheels]))
+    solution = Solution(Lock(wheels=(), python=request.interpreter.short_version))
+    scratch = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+    fs.make_directory(scratch)
     try:
-        fs.write_file(asked, requirements.canonical.encode())
-        with pip.pip_for(store, interpreter) as runner:
-            arguments = [
-                "install", "--dry-run", "--quiet", "--only-binary", ":all:", "--report", report,
-                "--log", words, "--requirement", asked, *(["--ignore-installed"] if isolated else []),
-            ]  # fmt: skip
-            if isinstance(interpreter, Target):
-                installed = f"{directory}/installed"
-                write_installed(interpreter, installed)
-                done = pip.run_for_target(
-                    interpreter, runner, arguments, installed=installed, scratch=directory
-                )
-            else:
-                done = pip.run(interpreter.executable, runner, arguments, scratch=directory)
-        if done.returncode != 0:
-            kept = _keep(words, log)
-            text = _read(words) or done.stderr
-            error = resolution_error(done.stderr, text, requirements, interpreter)
-            error.log = kept
-            raise error
-        with open(report, encoding="utf-8") as stream:
-            resolved = json.load(stream)
-        if isinstance(interpreter, Target):
-            check_environment(resolved, interpreter)
-        return lock_from_report(resolved, interpreter)
+        attempt = replace(_attempt(request, scratch, log, locked, preferred or {}), fresh=fresh)
+        if request.requirements.items:
+            pip.check_configuration(request.interpreter, index_url=request.index_url)
+            solution = (resolver or choose(None, request))(store, request, attempt, budget)
+        budget.packages(len(locked) + len(solution.lock.wheels) + len(solution.sources))
+        built = [builds.build(store, request, attempt, each, budget, watch) for each in solution.sources]
     finally:
-        fs.remove_tree(directory)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        return ""
-
-
-def _keep(words: str, log: str) -> str | None:
-    try:
-        shutil.copyfile(words, log)
-    except OSError:
-        return None
-    return log
-
-
-def lock_from_report(report: Mapping[str, Any], interpreter: Interpreter) -> Lock:
-    """Turn pip's installation report (version 1) into a lock.
-
-    Raises:
-        ResolutionError: Something in it is not a wheel, or has no SHA-256.
-    """
-    wheels = sorted((_locked(item) for item in report["install"]), key=lambda wheel: wheel.name)
-    return Lock(wheels=tuple(wheels), python=interpreter.short_version)
-
-
-def _locked(item: Mapping[str, Any]) -> LockedWheel:
-    download = item["download_info"]
-    url = without_credentials(download["url"])
-    filename = unquote(urlsplit(url).path.rpartition("/")[2])
-    digest = download.get("archive_info", {}).get("hashes", {}).get("sha256")
-    try:
-        name, version, _, _ = parse_wheel_filename(filename)
-    except InvalidWheelFilename as error:
-        raise ResolutionError(f"{filename} is not a wheel", kind="no-wheel") from error
-    if not digest:
-        raise ResolutionError(
-            f"the index gives no SHA-256 for {filename}",
-            kind="no-hash",
-            hint="use an index that publishes hashes",
+        fs.remove_tree(scratch)
+    wheels = _merged(request, [*locked, *solution.lock.wheels, *built])
+    _check_protected(request, wheels)
+    if solution.lock.wheels and any(wheel.size is None for wheel in wheels):
+        wheels = with_sizes(
+            wheels, pip.settings(store, request.interpreter, index_url=request.index_url), budget
         )
-    return LockedWheel(
-        name=str(name),
-        version=str(version),
-        filename=filename,
-        digest=parse_digest(digest),
-        url=url,
-        requires_python=item["metadata"].get("requires_python"),
+    return Lock(wheels=tuple(wheels), python=request.interpreter.short_version)
+
+
+def _attempt(
+    request: Request, scratch: str, log: str, locked: list[LockedWheel], preferred: Mapping[str, str]
+) -> Attempt:
+    asked = request.requirements
+    pins = "".join(f"{wheel.name}=={wheel.version}\n" for wheel in locked)
+    limits = "".join(f"{item.text}\n" for item in request.protected)
+    given = {wheel.name for wheel in locked} | {item.name for item in request.protected}
+    return Attempt(
+        scratch=scratch,
+        log=log,
+        constraints=f"{asked.canonical_constraints}{limits}{pins}",
+        preferred={name: version for name, version in preferred.items() if name not in given},
+        explained=replace(asked, constraints=(*asked.constraints, *request.protected)),
     )
 
 
-def without_credentials(url: str) -> str:
-    """Return a URL without user, password and fragment; nothing that is written down may have them."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+def _without_base(request: Request, wheels: list[LockedWheel]) -> list[LockedWheel]:
+    """Leave out what the base has in the very version that a lock file names."""
+    base = request.base
+    return [wheel for wheel in wheels if base.get(wheel.name) != wheel.version]
+
+
+def _merged(request: Request, wheels: list[LockedWheel]) -> list[LockedWheel]:
+    """Return wheels sorted by name, each project once.
+
+    Raises:
+        ResolutionError: Two of what was given name different wheels of one project.
+    """
+    found: dict[str, LockedWheel] = {}
+    for wheel in wheels:
+        other = found.setdefault(wheel.name, wheel)
+        if other.digest != wheel.digest:
+            raise ResolutionError(
+                f"two different wheels of {wheel.name} are asked for: {other.filename} and {wheel.filename}",
+                kind="conflict",
+                path=request.requirements.path,
+                hint="leave out one of the files, or lock them together",
+            )
+    return sorted(found.values(), key=lambda wheel: wheel.name)
+
+
+def _check_protected(request: Request, wheels: list[LockedWheel]) -> None:
+    base = request.base
+    for wheel in wheels:
+        if wheel.name in request.protect and wheel.name in base:
+            raise ResolutionError(
+                f"{wheel.name} {wheel.version} is asked for, and the base's {base[wheel.name]} may not be shadowed",
+                kind="protected",
+                path=request.requirements.path,
+                hint=f"ask for {wheel.name}=={base[wheel.name]}, or leave it out",
+            )
 
 
 def log_path(store: Store, digest: str) -> str:

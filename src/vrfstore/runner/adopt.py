@@ -83,7 +83,7 @@ _FRAME = frozenset({"bin", "include", "lib", "lib64", UNDO})
 _MOST_PATHS = 500_000
 """So many paths of a directory are written down. Beside packages, one such as ``~/.local`` may have anything."""
 
-_RELAXABLE = frozenset({"no-version", "no-wheel", "package-missing"})
+_RELAXABLE = frozenset({"no-version", "no-wheel", "package-missing", "requires-python"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -953,6 +953,8 @@ class _Resolution:
             VrfstoreError: See ``requirements.resolve``; here, no versions at all go together, or no index answers.
         """
         from vrfstore.requirements import resolve  # noqa: PLC0415 - pip comes with it
+        from vrfstore.requirements.request import Request  # noqa: PLC0415
+        from vrfstore.runner import configuration  # noqa: PLC0415
 
         wanted = dict(pins)
         while True:
@@ -961,9 +963,15 @@ class _Resolution:
                 return asked, Lock(wheels=(), python=self.base.short_version)
             try:
                 log = resolve.log_path(self.store, externals.hold_key(self.place))
-                lock = resolve.resolve(
-                    self.store, self.lease, asked, self.base, log, isolated=self.options.isolated
+                request = Request(
+                    requirements=asked,
+                    interpreter=self.base,
+                    isolated=self.options.isolated,
+                    index_url=configuration.read(os.environ).index_url,
                 )
+                # pip's errors name the requirement to blame, by which ``_loosen`` goes.
+                resolver = resolve.choose("pip", request)
+                lock = resolve.resolve(self.store, self.lease, request, log=log, resolver=resolver)
             except ResolutionError as error:
                 if not self._loosen(wanted, asked, error):
                     raise

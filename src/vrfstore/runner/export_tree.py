@@ -40,6 +40,7 @@ from vrfstore.linker.plan import (
     plan_environment,
 )
 from vrfstore.model import Digest, Event, Interpreter, Watcher, nobody
+from vrfstore.needs import Described, described, needs
 from vrfstore.store import condemned, externals, interpreters, leases, records
 from vrfstore.store.entry_plan import INSTALLED, record_bytes
 from vrfstore.store.externals import ExternalRecord
@@ -75,7 +76,6 @@ _LONG_SHEBANG = re.compile(rb"#!/bin/sh\n'''exec' [\"']?([^\n\"']+)[\"']? \"\$0\
 """What installers write in place of a ``#!`` line that would be too long, or has a space in its path."""
 
 _SHEBANG = re.compile(rb"#! *([^\n]+?) *\r?\n")
-_EXTRA = re.compile(r"\bextra\s*==")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -871,8 +871,8 @@ def _needs_of_base(source: _Source, tree: _Tree) -> Iterator[str]:
     record = source.record
     if record.options.isolated:
         return
-    wanted = _requirements(source, tree)
-    if not wanted:
+    copied = _copied(source, tree)
+    if not any(found.requires for found in copied):
         return
     try:
         base = _known(source)
@@ -882,13 +882,15 @@ def _needs_of_base(source: _Source, tree: _Tree) -> Iterator[str]:
     from vrfstore.target import marker_environment  # noqa: PLC0415
 
     there = dict(base.base)
-    variables = {**marker_environment(base), "extra": ""}
-    needed: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for owner, name, text in wanted:
-        if name in there and _is_met(text, there[name], variables):
-            needed[name, there[name]].add(owner)
-    for (name, version), owners in sorted(needed.items()):
-        yield f"{name} {version} is in the base only and was not copied; it is needed by {', '.join(sorted(owners))}"
+    names = {found.name for found in copied}
+    variables = marker_environment(base)
+    needed: dict[str, set[str]] = defaultdict(set)
+    for need in (need for found in copied for need in needs(found, variables)):
+        if need.name in there and need.name not in names and need.accepts(there[need.name]):
+            needed[need.name].add(need.owner.name)
+    for name, owners in sorted(needed.items()):
+        who = ", ".join(sorted(owners))
+        yield f"{name} {there[name]} is in the base only and was not copied; it is needed by {who}"
 
 
 def _known(source: _Source) -> Interpreter:
@@ -905,37 +907,12 @@ def _known(source: _Source) -> Interpreter:
     return interpreters.known(source.store.layout, source.lease, executable)[0]
 
 
-def _is_met(text: str, version: str, variables: Mapping[str, str]) -> bool:
-    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName  # noqa: PLC0415
-    from packaging.requirements import Requirement  # noqa: PLC0415
-    from packaging.version import InvalidVersion  # noqa: PLC0415
-
-    wanted = Requirement(text)
-    with contextlib.suppress(UndefinedComparison, UndefinedEnvironmentName, InvalidVersion):
-        applies = wanted.marker is None or wanted.marker.evaluate(dict(variables))
-        return applies and wanted.specifier.contains(version, prereleases=True)
-    return False
-
-
-def _requirements(source: _Source, tree: _Tree) -> list[tuple[str, str, str]]:
-    """Return what distributions of the copy require of others that are not in it: (who, normalised name, text)."""
-    from email.parser import HeaderParser  # noqa: PLC0415
-
-    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
-    from packaging.utils import canonicalize_name  # noqa: PLC0415
-
-    pattern = re.compile(rf"{re.escape(source.site)}/[^/]+\.dist-info/METADATA")
-    names: set[str] = set()
-    found: list[tuple[str, str, str]] = []
-    for place, file in tree.files.items():
-        if not pattern.fullmatch(place):
-            continue
-        metadata = HeaderParser().parsestr(fs.read_file(file.source).decode(errors="replace"))
-        owner = canonicalize_name(str(metadata.get("Name", "")))
-        names.add(owner)
-        for line in map(str, metadata.get_all("Requires-Dist", ())):
-            # What somebody has written there is no reason not to have copied all the rest.
-            with contextlib.suppress(InvalidRequirement):
-                if not _EXTRA.search(line):
-                    found.append((owner, canonicalize_name(Requirement(line).name), line))
-    return [(owner, name, text) for owner, name, text in found if name not in names]
+def _copied(source: _Source, tree: _Tree) -> list[Described]:
+    """Return what the distributions of the copy say of themselves."""
+    pattern = re.compile(rf"{re.escape(source.site)}/([^/]+)-[^-/]+\.dist-info/METADATA")
+    named = ((pattern.fullmatch(place), file) for place, file in tree.files.items())
+    return [
+        described(fs.read_file(file.source), re.sub(r"[-_.]+", "-", match[1]).lower())
+        for match, file in named
+        if match is not None
+    ]

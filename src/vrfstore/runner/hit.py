@@ -5,12 +5,15 @@ no packaging, no json, no dataclasses. Whatever it does not fully understand it 
 returning None; the tests hold both to the same answer.
 
 The input digest is the SHA-256 of one line of canonical JSON (see ``codec``) and the raw bytes of the file after
-it. The line has the keys ``format`` (of the store), ``options`` (``LinkOptions.identity``: those that are not as
-usual, by name), ``python`` (the absolute path of the interpreter that was asked for, not resolved) and
-``variables`` (those of ``deciding_variables``, by name).
+it. The line has the keys ``format`` (of the store), ``options`` (``LinkOptions.identity`` and ``Policy.identity``:
+those that are not as usual, by name), ``python`` (the absolute path of the interpreter that was asked for, not
+resolved) and ``variables`` (those of ``deciding_variables``, by name). Where the file leads to others, or there are
+several, it has the key ``input`` as well, which says what was given and where, and no bytes follow (``runner.given``).
 """
 
 from __future__ import annotations
+
+import time
 
 from vrfstore import codec, fs
 from vrfstore.store.layout import FORMAT, MEMO_SCHEMA, Layout
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Hit", "deciding_variables", "input_digest", "look_up"]
 
-_CONFIGURATION = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
-"""Where pip looks for its configuration."""
+_CONFIGURATION = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "VRFSTORE_CONFIG")
+"""Where pip looks for its configuration, and where ours is."""
 
 
 class Hit:
@@ -50,15 +53,20 @@ def deciding_variables(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def input_digest(
-    data: bytes, python: str, variables: Mapping[str, str], options: Mapping[str, object] | None = None
+    data: bytes,
+    python: str,
+    variables: Mapping[str, str],
+    options: Mapping[str, object] | None = None,
+    given: Mapping[str, object] | None = None,
 ) -> str:
     """Return the digest that names the memo of an input.
 
     Args:
-        data: The raw bytes of the requirements file.
+        data: The raw bytes of the requirements file; empty with ``given``.
         python: The absolute path of the interpreter that was asked for.
         variables: All environment variables.
-        options: How it is to be linked, as ``LinkOptions.identity``; by default as usual.
+        options: How it is to be linked, as ``LinkOptions.identity``, and resolved; by default as usual.
+        given: What was given, where that is more than one file that leads nowhere.
     """
     head = {
         "format": FORMAT,
@@ -66,6 +74,8 @@ def input_digest(
         "python": python,
         "variables": deciding_variables(variables),
     }
+    if given:
+        head["input"] = dict(given)
     return codec.hexdigest(codec.dumps(head) + data)
 
 
@@ -73,11 +83,11 @@ def look_up(layout: Layout, digest: str) -> Hit | None:
     """Return the environment that a memo leads to, if everything that decided is as it was.
 
     Refreshes its last use. Costs one read and a stat for each path that had a say; its time does not depend on
-    how much is in the store.
+    how much is in the store. What is stale by now is none.
     """
     try:
         memo = codec.loads(fs.read_file(layout.of("inputs", f"{digest}.json")))
-        if memo["schema"] != MEMO_SCHEMA:
+        if memo["schema"] != MEMO_SCHEMA or 0 < memo["until"] <= time.time():
             return None
         return _check(layout, memo["environment"], memo["lock"], memo["own"], memo["stats"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

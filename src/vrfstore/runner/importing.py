@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from vrfstore.linker.composing import composed
 from vrfstore.linker.link import environment_key
 from vrfstore.linker.link import link as link_environment
 from vrfstore.model import Digest, EntryPlan, Event, Interpreter, Lock, Watcher, nobody
+from vrfstore.needs import described, needs
 from vrfstore.requirements import lock as locks
 from vrfstore.store import interpreters, leases
 from vrfstore.store.archive import lock_member
@@ -41,8 +41,6 @@ _CHUNK = 1 << 18
 
 _STANDARD = "-"
 """In place of a path: stdin."""
-
-_EXTRA = re.compile(r"\bextra\s*==")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -320,27 +318,14 @@ class _Import:
 
 def _lacking(store: Store, plans: Sequence[EntryPlan], base: Interpreter, *, isolated: bool) -> list[str]:
     """Return what wheels of an environment require that neither it nor its base has: the first base may have had it."""
-    from email.parser import HeaderParser  # noqa: PLC0415 - only environments pay
-
-    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName  # noqa: PLC0415
-    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
-    from packaging.utils import canonicalize_name  # noqa: PLC0415
-
-    variables = {**marker_environment(base), "extra": ""}
+    variables = marker_environment(base)
     names = {plan.reference.name for plan in plans}
     there = {} if isolated else dict(base.base)
     missing: set[str] = set()
     for plan in plans:
         path = store.layout.of("entries", plan.reference.directory)
         metadata = fs.read_file(f"{path}/site-packages/{plan.dist_info}/METADATA")
-        for line in HeaderParser().parsestr(metadata.decode(errors="replace")).get_all("Requires-Dist", ()):
-            # What somebody has written there is no reason not to have imported all the rest.
-            with contextlib.suppress(InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName):
-                wanted = Requirement(str(line)) if not _EXTRA.search(str(line)) else None
-                if wanted is None or canonicalize_name(wanted.name) in names:
-                    continue
-                version = there.get(canonicalize_name(wanted.name))
-                satisfied = version is not None and wanted.specifier.contains(version, prereleases=True)
-                if not satisfied and (wanted.marker is None or wanted.marker.evaluate(variables)):
-                    missing.add(f"{wanted.name}{wanted.specifier}")
+        for need in needs(described(metadata, plan.reference.name), variables):
+            if need.name not in names and need.complaint(there.get(need.name)) is not None:
+                missing.add(f"{need.written}{need.specifier}")
     return sorted(missing)

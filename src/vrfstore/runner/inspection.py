@@ -20,10 +20,11 @@ from vrfstore.errors import InterpreterError, StoreDamagedError, UsageError, Vrf
 from vrfstore.linker import drift, external, into
 from vrfstore.linker.check import leads_nowhere
 from vrfstore.linker.distributions import distributions
-from vrfstore.linker.drift import Described, Drift, Recorded, Registered, Seen
+from vrfstore.linker.drift import Drift, Recorded, Registered, Seen
 from vrfstore.linker.plan import EnvironmentPlan, merge, plan_environment
 from vrfstore.linker.realise import new_record
 from vrfstore.model import EntryPlan, EntryReference, Interpreter
+from vrfstore.needs import Described, described, unmet
 from vrfstore.requirements.targets import Target
 from vrfstore.store import externals, interpreters, records
 from vrfstore.store.externals import ExternalRecord
@@ -43,7 +44,6 @@ __all__ = [
 ]
 
 _LARGEST_METADATA = 1 << 24
-_NAME = re.compile(rb"(Name|Version|Requires-Dist)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _STALE = re.compile(r"python(\d+)\.(\d+)t?")
 _CHUNK = 1 << 20
 
@@ -479,15 +479,14 @@ def _stale(place: str, recorded: Recorded) -> Iterator[str]:
 def _unmet(site: str, directories: Iterable[str], base: Interpreter, *, isolated: bool) -> tuple[str, ...]:
     seen = () if isolated else base.site_directories
     below = (
-        described
+        _described(f"{directory}/{found.directory}", found.name, found.version)
         for directory in seen
         for found in distributions(directory)
-        if (described := _described(f"{directory}/{found.directory}", found.name, found.version)) is not None
     )
     own = (_described(f"{site}/{name}", *_named(name)) for name in directories)
-    return drift.unmet(
-        [described for described in own if described is not None],
-        below,
+    return unmet(
+        [found for found in own if found is not None],
+        [found for found in below if found is not None],
         {} if isolated else dict(base.base),
         marker_environment(base),
     )
@@ -504,13 +503,4 @@ def _described(dist_info: str, name: str, version: str) -> Described | None:
         head = fs.read_file(f"{dist_info}/METADATA", _LARGEST_METADATA)
     except OSError:
         return None
-    head = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0]
-    # A header that goes on in the next line begins that with white space.
-    lines = re.sub(rb"\r?\n[ \t]+", b" ", head).splitlines()
-    fields = [match for line in lines if (match := _NAME.fullmatch(line)) is not None]
-
-    def values(wanted: bytes) -> list[str]:
-        return [match[2].decode(errors="replace").strip() for match in fields if match[1].lower() == wanted]
-
-    found = values(b"version")
-    return Described(name, found[0] if found else version, tuple(values(b"requires-dist")))
+    return described(head, name, version)

@@ -2,23 +2,22 @@
 
 ::
 
-    file ──input digest──▶ memo ──▶ environment                          a hit: see runner.hit
-      └─parse─▶ request digest ──▶ memo ──▶ lock                         known: no resolver
-                     └──────────resolve──────┘ └─fetch what is missing─▶ entries ─link─▶ environment ─▶ memos
+    files ──input digest──▶ memo ──▶ environment                         a hit: see runner.hit
+      └─read─▶ request ──▶ lock ─fetch what is missing─▶ entries ─link─▶ environment ─▶ memo
+                        see runner.locking
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from vrfstore import codec, fs
+from vrfstore import fs
 from vrfstore import interpreter as probing
-from vrfstore.errors import StoreDamagedError, UsageError
+from vrfstore.errors import NotPermittedError, StoreDamagedError, UsageError, WheelError
 from vrfstore.linker.compatibility import check_compatible
 from vrfstore.linker.composing import composed
 from vrfstore.linker.into import Asked, Linked, check_directory, link_into
@@ -33,18 +32,22 @@ from vrfstore.model import (
     Event,
     Interpreter,
     LinkOptions,
-    Lock,
+    LockedWheel,
     Requirements,
     Watcher,
     nobody,
 )
-from vrfstore.requirements import fetch, pip, resolve, targets
+from vrfstore.requirements import fetch, pip, targets
 from vrfstore.requirements import lock as locks
-from vrfstore.requirements import parse as parsing
-from vrfstore.runner import hit
+from vrfstore.requirements.budget import Budget, Caps
+from vrfstore.requirements.policy import Policy
+from vrfstore.requirements.request import Request
+from vrfstore.runner import configuration, given, hit
+from vrfstore.runner.clock import Clock
+from vrfstore.runner.configuration import Configuration
+from vrfstore.runner.locking import Locked, Locker
 from vrfstore.store import interpreters, leases, memos
 from vrfstore.store.bytecode import is_compiled
-from vrfstore.store.layout import FORMAT
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
@@ -52,6 +55,9 @@ from vrfstore.store.store import Store
 __all__ = ["CompileMode", "LinkResult", "LinkedPackage", "link", "link_again"]
 
 CompileMode = Literal["eager", "background", "off"]
+
+_SHOWN = 5
+"""Names of wheels that an error repeats."""
 
 _DEBIAN = "/lib/python3/dist-packages"
 """Where Debian puts packages of its own, and of all its Pythons."""
@@ -97,33 +103,42 @@ class LinkResult:
 
 
 def link(  # noqa: PLR0913 - all but the first by keyword
-    requirements: str | os.PathLike[str],
+    requirements: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     python: str | None = None,
     store: str | os.PathLike[str] | Store | None = None,
     options: LinkOptions = LinkOptions(),  # noqa: B008 - frozen
+    policy: Policy = Policy(),  # noqa: B008 - frozen
+    trusted: bool | None = None,
+    extras: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    script: bool = False,
     into: str | os.PathLike[str] | None = None,
     force: bool = False,
     target: str | os.PathLike[str] | None = None,
-    refresh: bool = False,
     lease: bool = False,
     compile_mode: CompileMode | None = None,
     watch: Watcher | None = None,
 ) -> LinkResult:
-    """Make the environment of a requirements file exist, and say where it is.
+    """Make the environment of what some files ask for exist, and say where it is.
 
     Args:
-        requirements: The file.
+        requirements: A file, or several that count together (docs/requirements.md).
         python: The base interpreter: a path, or a version or command on PATH; by default the Python that
             vrfstore itself stands on.
         store: The store, or its directory; by default ``$VRFSTORE_HOME``, else the user's data directory.
         options: How the environment is linked.
+        policy: Where packages may come from, when they are looked for again, and how much that may take. What it does
+            not say, ``vrfstore.toml`` does.
+        trusted: Whether the files may say where code comes from; by default what their names say.
+        extras: The extras that are wanted of projects and locks.
+        groups: The dependency groups that are wanted of them.
+        script: The file is a script: what it says itself counts, or else a ``requirements.vrf`` beside it.
         into: A directory of the caller's to make the environment in, or to bring up to date, instead of one in the
             store that is shared. What was installed there by hand stays.
         force: Replace what is in the way there, even if the directory is somebody else's.
         target: A file that describes an interpreter that is not here (docs/targets.md), instead of ``python``;
             nothing of it is started, and no bytecode is compiled. Isolated, unless the file lists packages.
-        refresh: Resolve again, even if it is known what the file resolved to.
         lease: Keep the environment from gc until the result's ``lease`` is released, or this process and all
             that inherit its descriptor have ended.
         compile_mode: When bytecode is compiled that is not there yet: ``eager``, before this returns;
@@ -132,30 +147,42 @@ def link(  # noqa: PLR0913 - all but the first by keyword
         watch: Is told what long steps do; called from several threads.
 
     Raises:
-        UsageError: ``$VRFSTORE_COMPILE`` is none of these; or both ``python`` and ``target`` are given.
-        RequirementsError: The file cannot be read or parsed, or asks for what it may not.
+        UsageError: ``$VRFSTORE_COMPILE`` is none of these; both ``python`` and ``target`` are given; ``vrfstore.toml``
+            cannot be read.
+        RequirementsError: A file cannot be read or parsed, or asks for what it may not.
         InterpreterError: The base is missing or unsuitable, or the file does not describe one.
         StoreError: The store cannot be used.
         ResolutionError, PackageIndexError: No set of wheels, or no answer.
+        NotPermittedError: It is not there, and getting it is not permitted.
+        CapError: It would take more than is allowed.
         WheelError, CollisionError: A wheel is not acceptable, or two do not go together.
         OSError: The disk is full, or worse.
     """
     if target is not None and python is not None:
         raise UsageError("an environment is for one interpreter: python or target", kind="options-conflict")
     opened = store if isinstance(store, Store) else Store.open(store)
-    path = os.fspath(requirements)
-    data = parsing.read(path)
+    configured = configuration.read(os.environ)
+    policy = configured_policy(policy, configured)
+    paths = [requirements] if isinstance(requirements, (str, os.PathLike)) else list(requirements)
+    asked = given.take(
+        [os.fspath(path) for path in paths],
+        trusted=trusted,
+        extras=extras,
+        groups=groups,
+        service=configured.lock_name,
+        script=script,
+    )
     described = None if target is None else targets.read(os.fspath(target))
     if described is not None:
         python, compile_mode = os.path.abspath(os.fspath(target or "")), "off"
         options = options if described.base else replace(options, isolated=True)
     executable = probing.find(python) if described is None else described.executable
-    digest = hit.input_digest(data, executable, os.environ, options.identity)
-    clock = _Clock()
+    digests = asked.digests(executable, os.environ, options.identity | policy.identity)
+    clock = Clock()
     compile_mode = compile_mode or _compile_mode(os.environ)
     place = None if into is None else check_directory(opened, os.fspath(into), force=force)
-    if not refresh and compile_mode != "eager" and place is None and described is None:
-        found, kept = _look_up(opened, digest, lease=lease)
+    if not policy.again and compile_mode != "eager" and place is None and described is None:
+        found, kept = _look_up(opened, digests, lease=lease)
         if found is not None:
             try:
                 return _hit_result(opened, found, clock, kept)
@@ -163,22 +190,51 @@ def link(  # noqa: PLR0913 - all but the first by keyword
                 # Its record is not what it was; the whole way links the next generation.
                 if kept is not None:
                     kept.release()
-    asked = parsing.parse(data, path)
-    whole = _Link(
+    stats: dict[str, str] = {}
+
+    def note(path: str) -> None:
+        stats[path] = fs.stat_token(path)
+
+    for path in configuration.places(os.environ):
+        note(path)
+    read = asked.read(note)
+    text, whole = digests
+    link_whole = _Link(
         store=opened,
-        asked=asked,
+        asked=read,
         python=python or "",
         executable=executable,
         options=options,
+        policy=policy,
         place=place,
         force=force,
-        input_digest=digest,
+        input_digest=text if text is not None and given.leads_nowhere(read) else whole,
+        stats=stats,
         clock=clock,
+        budget=Budget(policy.caps),
         compile_mode=compile_mode,
         watch=watch or nobody,
         target=described,
     )
-    return whole.run(refresh=refresh, lease=lease)
+    return link_whole.run(lease=lease)
+
+
+def configured_policy(policy: Policy, configured: Configuration) -> Policy:
+    """Return a policy with what is configured in the place of what it does not say."""
+    caps = policy.caps
+    return replace(
+        policy,
+        resolver=policy.resolver or configured.resolver,
+        index_url=policy.index_url or configured.index_url,
+        protect=tuple(sorted({*policy.protect, *configured.protect})),
+        stale_after=configured.stale_after if policy.stale_after is None else policy.stale_after,
+        caps=Caps(
+            seconds=configured.timeout if caps.seconds is None else caps.seconds,
+            packages=configured.max_packages if caps.packages is None else caps.packages,
+            received=configured.max_bytes if caps.received is None else caps.received,
+            unpacked=configured.max_unpacked if caps.unpacked is None else caps.unpacked,
+        ),
+    )
 
 
 def link_again(
@@ -205,21 +261,25 @@ def link_again(
     Raises:
         VrfstoreError, OSError: See ``link``.
     """
+    policy = configured_policy(Policy(), configuration.read(os.environ))
     whole = _Link(
         store=store,
         asked=asked,
         python=python,
         executable=executable,
         options=options,
+        policy=policy,
         place=place,
         force=False,
         input_digest="",
-        clock=_Clock(),
+        stats={},
+        clock=Clock(),
+        budget=Budget(policy.caps),
         compile_mode=_compile_mode(os.environ),
         watch=watch,
         lenient=True,
     )
-    return whole.run(refresh=False, lease=False)
+    return whole.run(lease=False)
 
 
 def _compile_mode(variables: Mapping[str, str]) -> CompileMode:
@@ -234,20 +294,25 @@ def _compile_mode(variables: Mapping[str, str]) -> CompileMode:
             raise UsageError(f"VRFSTORE_COMPILE is {other!r}; it may be eager, background or off")
 
 
-def _look_up(store: Store, digest: str, *, lease: bool) -> tuple[hit.Hit | None, Lease | None]:
-    found = hit.look_up(store.layout, digest)
-    if found is None or not lease:
-        return found, None
-    # Only now it is known what to lease; after that, everything is looked at again.
-    kept = leases.take(store.layout, environment=found.directory.partition(".")[0])
-    found = hit.look_up(store.layout, digest)
-    if found is None:
+def _look_up(
+    store: Store, digests: Sequence[str | None], *, lease: bool
+) -> tuple[hit.Hit | None, Lease | None]:
+    for digest in digests:
+        found = None if digest is None else hit.look_up(store.layout, digest)
+        if digest is None or found is None:
+            continue
+        if not lease:
+            return found, None
+        # Only now it is known what to lease; after that, everything is looked at again.
+        kept = leases.take(store.layout, environment=found.directory.partition(".")[0])
+        found = hit.look_up(store.layout, digest)
+        if found is not None:
+            return found, kept
         kept.release()
-        return None, None
-    return found, kept
+    return None, None
 
 
-def _hit_result(store: Store, found: hit.Hit, clock: _Clock, kept: Lease | None) -> LinkResult:
+def _hit_result(store: Store, found: hit.Hit, clock: Clock, kept: Lease | None) -> LinkResult:
     record = store.record(found.directory)
     packages = (
         LinkedPackage(wheel.name, wheel.version, wheel.digest, reused=True) for wheel in record.wheels
@@ -263,25 +328,6 @@ def _hit_result(store: Store, found: hit.Hit, clock: _Clock, kept: Lease | None)
         timings=clock.finish(),
         lease=kept,
     )
-
-
-@dataclass(slots=True)
-class _Clock:
-    """Measures steps, in seconds."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    began: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = time.perf_counter() - began
-
-    def finish(self) -> dict[str, float]:
-        return {**self.seconds, "total": time.perf_counter() - self.began}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -308,6 +354,27 @@ class _Made:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Ready:
+    """All that linking needs.
+
+    Attributes:
+        locked: The lock, and what is to be said of it.
+        options: How it is linked, with the names that are meant.
+        key: That of the environment.
+        working: A lease on all of it.
+        plans: The entries.
+        fetched: What had to be fetched for it.
+    """
+
+    locked: Locked
+    options: LinkOptions
+    key: EnvironmentKey
+    working: Lease
+    plans: Sequence[EntryPlan]
+    fetched: Sequence[fetch.Fetched]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Link:
     """The whole way, for one call."""
 
@@ -316,60 +383,71 @@ class _Link:
     python: str
     executable: str
     options: LinkOptions
+    policy: Policy
     place: str | None
     force: bool
     input_digest: str
-    clock: _Clock
+    stats: Mapping[str, str]
+    clock: Clock
+    budget: Budget
     compile_mode: CompileMode
     watch: Watcher
     lenient: bool = False
     target: targets.Target | None = None
 
-    def run(self, *, refresh: bool, lease: bool) -> LinkResult:
+    def run(self, *, lease: bool) -> LinkResult:
         layout = self.store.layout
         with self.store.session() as session:
             with self.clock.step("probe"):
-                # No memo for a target: what its file says decides, and not when that was written.
-                base, stats = (
+                base, probed = (
                     (self.target, None)
                     if self.target is not None
                     else interpreters.known(layout, session, self.executable)
                 )
-            if stats is not None:
+            stats = None
+            if probed is not None:
                 # Before any of it is read.
-                stats |= {path: fs.stat_token(path) for path in pip.configuration_files(base)}
-            lock, lock_digest, warnings = self._lock(session, base, refresh=refresh)
-            digests = [wheel.digest for wheel in lock.wheels]
-            names = [wheel.name for wheel in lock.wheels]
-            options = settled(self._present(names) if self.lenient else self.options, names)
-            key = environment_key(digests, base, options)
-            with leases.take(layout, environment=key, digests=digests, lock=lock_digest) as working:
-                locks.write(layout, working, lock)
-                plans, fetched = self._entries(working, lock, base)
-                check_compatible(plans, base)
-                made = self._make(working, plans, base, options, key, lock_digest)
+                configured = pip.configuration_files(base, index_url=self.policy.index_url)
+                stats = {**self.stats, **probed, **{path: fs.stat_token(path) for path in configured}}
+            locker = self._locker(session, base)
+            with ExitStack() as stack:
+                ready = self._fitting(stack, locker)
+                self.budget.check()
+                made = self._make(ready, base)
                 # Warnings have to be said every time.
-                if made.record is not None and not warnings:
-                    self._remember(working, made.record, stats)
-                kept = leases.take(layout, environment=key) if lease else None
-        return self._result(made, fetched, warnings, kept)
+                if made.record is not None and not ready.locked.warnings:
+                    self._remember(ready.working, made.record, stats, ready.locked.until)
+                kept = leases.take(layout, environment=ready.key) if lease else None
+        return self._result(made, ready, kept)
+
+    def _locker(self, session: Lease, base: Interpreter) -> Locker:
+        request = Request(
+            requirements=self.asked,
+            interpreter=base,
+            isolated=self.options.isolated,
+            index_url=self.policy.index_url,
+            allow_builds=self.policy.allow_builds,
+            protect=self.policy.protect,
+        )
+        return Locker(
+            store=self.store,
+            session=session,
+            request=request,
+            policy=self.policy,
+            budget=self.budget,
+            clock=self.clock,
+            watch=self.watch,
+        )
 
     def _present(self, names: Collection[str]) -> LinkOptions:
         """Return the options without the names of what is not there."""
         wanted = tuple(name for name in self.options.materialize if name in names)
         return replace(self.options, materialize=wanted)
 
-    def _make(
-        self,
-        working: Lease,
-        plans: Sequence[EntryPlan],
-        base: Interpreter,
-        options: LinkOptions,
-        key: EnvironmentKey,
-        lock: str,
-    ) -> _Made:
+    def _make(self, ready: _Ready, base: Interpreter) -> _Made:
         """Link, with bytecode compiled when that is wanted."""
-        with composed(self.store, plans, options) as merged:
+        working, plans, lock = ready.working, ready.plans, ready.locked.digest
+        with composed(self.store, plans, ready.options) as merged:
             directories = merged.directories(plans)
             missing = self.compile_mode != "off" and not all(
                 is_compiled(self.store.layout, directory, base) for directory in directories
@@ -382,7 +460,7 @@ class _Link:
             self.watch(Event(kind="linking", total=len(plans)))
             with self.clock.step("link"):
                 made = (
-                    self._managed(working, plans, base, merged, key, lock)
+                    self._managed(working, plans, base, merged, ready.key, lock)
                     if self.place is None
                     else self._external(working, plans, base, merged.options, self.place, lock)
                 )
@@ -442,67 +520,68 @@ class _Link:
             ),
         )
 
-    def _lock(self, session: Lease, base: Interpreter, *, refresh: bool) -> tuple[Lock, str, tuple[str, ...]]:
-        """Return the lock of the request, its digest, and warnings."""
-        if not self.asked.items:
-            lock = Lock(wheels=(), python=base.short_version)
-            warning = f"{self.asked.path} names no packages; the environment has only what {base.real} has"
-            return lock, locks.lock_digest(locks.dumps(lock)), (warning,)
-        digest = self._request_digest(base)
-        known = None if refresh else self._known_lock(digest)
-        if known is not None:
-            return *known, ()
-        waiting = Event(kind="waiting", subject="another vrfstore that resolves the same request")
-        with self.store.hold_request(digest, on_wait=lambda: self.watch(waiting)):
-            known = None if refresh else self._known_lock(digest)
-            if known is not None:
-                return *known, ()
-            self.watch(Event(kind="resolving", subject=self.asked.path))
-            with self.clock.step("resolve"):
-                log = resolve.log_path(self.store, digest)
-                lock = resolve.resolve(
-                    self.store, session, self.asked, base, log, isolated=self.options.isolated
-                )
-            lock_digest = locks.lock_digest(locks.dumps(lock))
-            with leases.take(self.store.layout, lock=lock_digest) as keeping:
-                locks.write(self.store.layout, keeping, lock)
-                memo = memos.RequestMemo(lock=lock_digest, resolved_at=int(time.time()))
-                memos.write_request(self.store.layout, keeping, digest, memo)
-        self.watch(Event(kind="resolved", total=len(lock.wheels)))
-        return lock, lock_digest, ()
+    def _fitting(self, stack: ExitStack, locker: Locker) -> _Ready:
+        """Have the wheels there, and make sure that the interpreter can use them; see ``_ready``.
 
-    def _request_digest(self, base: Interpreter) -> str:
-        """Name the request: what is asked, for whom, and where it may come from. Not how it is written."""
-        return codec.digest_of(
-            {
-                "base": [] if self.options.isolated else [list(found) for found in base.base],
-                "isolated": self.options.isolated,
-                "format": FORMAT,
-                # What is here keeps its C library; a description may come to name another.
-                "interpreter": base.identity | ({"libc": base.libc} if self.target is not None else {}),
-                "requirements": self.asked.canonical,
-                "configuration": {path: _content(path) for path in pip.configuration_files(base)},
-                "variables": {name: value for name, value in os.environ.items() if name.startswith("PIP_")},
-            }
+        uv does not look at upper bounds of Requires-Python. Where nobody insists on it, pip is asked then, which does.
+
+        Raises:
+            WheelError: See ``compatibility.check_compatible``.
+        """
+        base = locker.request.interpreter
+        ready = self._ready(stack, locker)
+        try:
+            check_compatible(ready.plans, base)
+        except WheelError as error:
+            if error.kind != "requires-python" or not locker.may_ask_pip:
+                raise
+            ready = self._ready(stack, locker.asking_pip(), again=True)
+            check_compatible(ready.plans, base)
+        return ready
+
+    def _ready(self, stack: ExitStack, locker: Locker, *, again: bool = False) -> _Ready:
+        """Have the wheels of the lock there, and leased for as long as ``stack`` is open."""
+        base = locker.request.interpreter
+        while True:
+            locked = locker.lock(again=again)
+            wheels = locked.lock.wheels
+            digests, names = [wheel.digest for wheel in wheels], [wheel.name for wheel in wheels]
+            options = settled(self._present(names) if self.lenient else self.options, names)
+            key = environment_key(digests, base, options)
+            working = stack.enter_context(
+                leases.take(self.store.layout, environment=key, digests=digests, lock=locked.digest)
+            )
+            locks.write(self.store.layout, working, locked.lock)
+            present, missing = fetch.present(self.store, wheels)
+            if missing and self.policy.offline:
+                raise self._not_there(missing)
+            # What was built here can be had nowhere else, and is not the same if it is built once more.
+            again = any(wheel.built_from for wheel in missing)
+            if not again:
+                break
+        fetched: list[fetch.Fetched] = []
+        if missing:
+            with self.clock.step("fetch"):
+                settings = pip.settings(self.store, base, index_url=self.policy.index_url)
+                fetched = fetch.fetch(self.store, working, missing, settings, self.watch, self.budget)
+        plans = [*present, *(item.plan for item in fetched)]
+        return _Ready(
+            locked=locked, options=options, key=key, working=working, plans=plans, fetched=tuple(fetched)
         )
 
-    def _known_lock(self, digest: str) -> tuple[Lock, str] | None:
-        memo = memos.read_request(self.store.layout, digest)
-        lock = None if memo is None else locks.read(self.store.layout, memo.lock)
-        return None if lock is None or memo is None else (lock, memo.lock)
+    def _not_there(self, missing: Sequence[LockedWheel]) -> NotPermittedError:
+        names = ", ".join(f"{wheel.name} {wheel.version}" for wheel in missing[:_SHOWN])
+        more = f", and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        return NotPermittedError(
+            f"not in the store, and the network may not be used: {names}{more}",
+            kind="offline",
+            path=self.asked.path,
+            hint="link it once without --offline, or add the wheels with: vrfstore add",
+        )
 
-    def _entries(
-        self, working: Lease, lock: Lock, base: Interpreter
-    ) -> tuple[list[EntryPlan], list[fetch.Fetched]]:
-        """Return the plans of all wheels of a lock, and what had to be fetched."""
-        present, missing = fetch.present(self.store, lock.wheels)
-        if not missing:
-            return present, []
-        with self.clock.step("fetch"):
-            fetched = fetch.fetch(self.store, working, missing, pip.settings(self.store, base), self.watch)
-        return [*present, *(item.plan for item in fetched)], fetched
-
-    def _remember(self, working: Lease, record: EnvironmentRecord, stats: dict[str, str] | None) -> None:
+    def _remember(
+        self, working: Lease, record: EnvironmentRecord, stats: dict[str, str] | None, until: int
+    ) -> None:
         """Write the input memo, unless what decided has changed meanwhile: then the next call finds out anew."""
         layout = self.store.layout
         if stats is None or any(fs.stat_token(path) != token for path, token in stats.items()):
@@ -517,15 +596,11 @@ class _Link:
             # The store's own marker too, relative to the environment: a hit must not miss a change of format.
             own={path: fs.stat_token(f"{root}/{path}") for path in (*record.own, "../../store.json")},
             stats=stats,
+            until=until,
         )
 
-    def _result(
-        self,
-        made: _Made,
-        fetched: Sequence[fetch.Fetched],
-        warnings: tuple[str, ...],
-        kept: Lease | None,
-    ) -> LinkResult:
+    def _result(self, made: _Made, ready: _Ready, kept: Lease | None) -> LinkResult:
+        fetched = ready.fetched
         new = frozenset(item.plan.reference.digest for item in fetched if item.size)
         # Said once, when they are unpacked: unlike those of the request they say nothing of the environment.
         odd = (
@@ -540,7 +615,7 @@ class _Link:
             lock=locks.lock_path(self.store.layout, made.lock),
             packages=tuple(_package(wheel, new) for wheel in made.wheels),
             downloaded=sum(item.size for item in fetched),
-            warnings=(*warnings, *odd, *made.warnings),
+            warnings=(*ready.locked.warnings, *odd, *made.warnings),
             timings=self.clock.finish(),
             lease=kept,
             by_hand=made.by_hand,
@@ -578,11 +653,3 @@ def _pip_that_follows_links(
 
 def _package(wheel: EntryReference, new: frozenset[Digest]) -> LinkedPackage:
     return LinkedPackage(wheel.name, wheel.version, wheel.digest, reused=wheel.digest not in new)
-
-
-def _content(path: str) -> str | None:
-    """Return a digest of a configuration file, which may hold credentials; None where there is none."""
-    try:
-        return codec.hexdigest(fs.read_file(path))
-    except OSError:
-        return None

@@ -46,7 +46,7 @@ __all__ = [
 FORMAT = 3
 """The version of everything in this module's picture. Another one is refused."""
 
-MEMO_SCHEMA = 1
+MEMO_SCHEMA = 2
 """The version of what is inside a memo. One of another version counts as not there."""
 
 SITE_PACKAGES = "site-packages"

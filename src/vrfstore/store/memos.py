@@ -44,6 +44,7 @@ def write_input(
     lock: str,
     own: dict[str, str],
     stats: dict[str, str],
+    until: int = 0,
 ) -> None:
     """Put the memo of an input in place of any older one; ``runner.hit`` reads it.
 
@@ -55,8 +56,16 @@ def write_input(
         lock: The digest of its lock.
         own: For each path below the environment that tells of changes by hand, its ``fs.stat_token``.
         stats: For each path that had a say (interpreter, site directories, configuration) its ``fs.stat_token``.
+        until: When what it resolved to is stale, seconds since the epoch; 0 for never.
     """
-    value = {"schema": MEMO_SCHEMA, "environment": environment, "lock": lock, "own": own, "stats": stats}
+    value = {
+        "schema": MEMO_SCHEMA,
+        "environment": environment,
+        "lock": lock,
+        "own": own,
+        "stats": stats,
+        "until": until,
+    }
     replace(layout, lease, layout.of("inputs", f"{digest}.json"), codec.dumps(value))
 
 

@@ -39,6 +39,9 @@ _MOST = 16
 _SMALL = 1 << 18
 """Bytes of a wheel that is unpacked where it is asked for: sooner than a process starts."""
 
+_ALONE = 1 << 24
+"""The same where there is one process only, which is no quicker, but can be ended in the middle."""
+
 _PATIENCE = 5.0
 """Seconds for a process that has stopped talking to end, before it is ended."""
 
@@ -80,8 +83,8 @@ class Unpackers:
             VrfstoreError: The process died, or was stopped.
             OSError: The store cannot be written.
         """
-        # One process is no help.
-        process = None if job.size < _SMALL or self._most < 2 else self._take(job)  # noqa: PLR2004
+        small = _SMALL if self._most > 1 else _ALONE
+        process = None if job.size < small else self._take(job)
         if process is None:
             from vrfstore.store.ingest import stage  # noqa: PLC0415 - installer, packaging, zipfile
 

@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple, NoReturn
 
-__all__ = ["Limits", "StructureError", "check_before_reading", "check_structure"]
+__all__ = ["Limits", "StructureError", "check_before_reading", "check_structure", "unpacked_size"]
 
 _END: Final = struct.Struct("<4s4H2LH")
 _END64: Final = struct.Struct("<4sQ2H2L4Q")
@@ -173,6 +173,21 @@ def check_structure(stream: BinaryIO, archive: zipfile.ZipFile, limits: Limits) 
     _check_same(members, archive.infolist())
     _check_places(stream, members, directory)
     return _lookalikes(members)
+
+
+def unpacked_size(stream: BinaryIO, limits: Limits) -> int:
+    """Return how many bytes the members of an archive are declared to have; only its end and directory are read.
+
+    Args:
+        stream: The archive, seekable; its position is lost. Nothing of it has been checked.
+        limits: What is too much to look at.
+
+    Raises:
+        StructureError: The end records or the central directory are not acceptable.
+    """
+    directory = _read_end(stream)
+    _check_room(directory, limits)
+    return sum(member.unpacked for member in _members(stream, directory))
 
 
 class _Directory(NamedTuple):

@@ -1,0 +1,214 @@
+"""Resolving with uv: a quick resolver that does not see the base, and is told of it.
+
+What the base has goes into the file that uv is going to write, as if uv had written it: uv keeps versions that it finds
+there where they fit. What it then chose and the base has is dropped. A version that the base has and no index does is
+offered as a stand-in (``base.write_stand_ins``), and only where it is missed, since mostly it is not.
+
+uv knows nothing of pip's configuration; it is translated, and uv's own is switched off, so that both resolvers do what
+users know from pip.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import tomllib
+from collections.abc import Mapping
+
+from vrfstore import fs
+from vrfstore.errors import UsageError, VrfstoreError
+from vrfstore.model import Lock, LockFile
+from vrfstore.requirements import base as of_base
+from vrfstore.requirements import lockfile, pip, processes
+from vrfstore.requirements.budget import Budget
+from vrfstore.requirements.explain import uv_error
+from vrfstore.requirements.pip import PipSettings
+from vrfstore.requirements.request import Request
+from vrfstore.requirements.solution import Attempt, Solution, check_hashes, keep_words, source_of
+from vrfstore.store.store import Store
+
+__all__ = ["is_installed", "solve"]
+
+_KEPT = frozenset({"UV_CACHE_DIR", "UV_NO_CACHE", "UV_CONCURRENT_DOWNLOADS"})
+"""Of uv's own variables, those that have no say in what it finds."""
+
+
+def is_installed() -> bool:
+    """Whether uv was installed beside vrfstore (``vrfstore[uv]``)."""
+    return importlib.util.find_spec("uv") is not None
+
+
+def solve(store: Store, request: Request, attempt: Attempt, budget: Budget) -> Solution:
+    """Resolve a request with uv; see ``resolve.Resolver``.
+
+    Raises:
+        UsageError: uv is not installed.
+        ResolutionError, PackageIndexError, WheelError, RequirementsError: See ``resolve.resolve``.
+        CapError: The time is over.
+    """
+    settings = pip.settings(store, request.interpreter, index_url=request.index_url)
+    run = _Run(_program(), request, attempt, settings, budget)
+    base = request.base
+    error: VrfstoreError | None = None
+    try:
+        solution = run.solution(stand_ins=False, fresh=attempt.fresh)
+    except VrfstoreError as failed:
+        # uv may have gone by a page that is minutes old, or have missed what only the base has.
+        if failed.exit_code != _CANNOT or (attempt.fresh and not base):
+            raise
+        error = failed
+    else:
+        if not any(wheel.name in base for wheel in solution.lock.wheels):
+            return solution
+    try:
+        return run.solution(stand_ins=bool(base), fresh=attempt.fresh or error is not None)
+    except VrfstoreError as again:
+        raise again from error
+
+
+_CANNOT = 11
+"""The exit code of what cannot be resolved."""
+
+
+def _program() -> str:
+    if not is_installed():
+        raise UsageError(
+            "the resolver uv is not installed",
+            kind="resolver-missing",
+            hint="install it with: pip install 'vrfstore[uv]', or leave --resolver out",
+        )
+    import uv  # noqa: PLC0415 - an extra
+
+    return str(uv.find_uv_bin())
+
+
+class _Run:
+    """uv, for one request."""
+
+    def __init__(
+        self, program: str, request: Request, attempt: Attempt, settings: PipSettings, budget: Budget
+    ) -> None:
+        self._program = program
+        self._request = request
+        self._attempt = attempt
+        self._settings = settings
+        self._budget = budget
+
+    def solution(self, *, stand_ins: bool, fresh: bool) -> Solution:
+        request, base = self._request, self._request.base
+        directory = f"{self._attempt.scratch}/uv{len(os.listdir(self._attempt.scratch))}"
+        fs.make_directory(directory, 0o700)
+        asked, limits, found = (
+            f"{directory}/{name}" for name in ("asked.txt", "constraints.txt", "pylock.toml")
+        )
+        links = [f"{directory}/base"] if stand_ins else []
+        if stand_ins:
+            of_base.write_stand_ins(request.interpreter, base, links[0])
+        fs.write_file(asked, self._asked(links).encode(), mode=0o600)
+        fs.write_file(limits, self._attempt.constraints.encode())
+        fs.write_file(found, _preferences({**self._attempt.preferred, **base}).encode())
+        done = self._run(directory, asked, limits, found, fresh=fresh)
+        if done.returncode != 0:
+            error = uv_error(done.stderr, self._attempt.explained, request.interpreter)
+            error.log = keep_words(done.stderr, self._attempt.log)
+            raise error
+        with open(found, encoding="utf-8") as stream:
+            return self._read(stream.read())
+
+    def _run(
+        self, directory: str, asked: str, limits: str, found: str, *, fresh: bool
+    ) -> subprocess.CompletedProcess[str]:
+        settings = self._settings
+        constraints = [limits, *settings.constraints]
+        command = [
+            self._program, "pip", "compile", "--no-config", "--quiet", "--color", "never", "--no-header",
+            "--python", self._request.interpreter.executable, "--no-python-downloads",
+            "--format", "pylock.toml", "--output-file", found,
+            # To pip all indexes are one: the best version wins, wherever it is.
+            "--index-strategy", "unsafe-best-match",
+            *(word for path in constraints for word in ("--constraints", path)),
+            *([] if self._request.allow_builds else ["--only-binary", ":all:"]),
+            *(["--prerelease", "allow"] if settings.prereleases else []),
+            *(["--no-index"] if settings.no_index else []),
+            *(["--refresh"] if fresh else []),
+            *(word for host in settings.trusted_hosts for word in ("--allow-insecure-host", host)),
+            *(["--keyring-provider", "subprocess"] if settings.keyring in {"subprocess", "import"} else []),
+            asked,
+        ]  # fmt: skip
+        return processes.run(
+            command, variables=_variables(settings, directory), budget=self._budget, directory=directory
+        )
+
+    def _asked(self, links: list[str]) -> str:
+        """Return the file of requirements, with the indexes: argv would show their credentials to everybody."""
+        settings = self._settings
+        lines = [f"--index-url {settings.index}"] if settings.index else []
+        lines += [f"--extra-index-url {url}" for url in settings.extra_indexes]
+        lines += [f"--find-links {place}" for place in (*settings.find_links, *links)]
+        # Hashes are compared afterwards: uv's compile does not.
+        lines += [item.text.partition(" --hash")[0] for item in self._request.requirements.items]
+        return "".join(f"{line}\n" for line in lines)
+
+    def _read(self, text: str) -> Solution:
+        base = self._request.base
+        document = tomllib.loads(text)
+        packages = [
+            package
+            for package in document.get("packages", [])
+            if not _same(base.get(package["name"]), package.get("version"))
+        ]
+        built = [package for package in packages if not package.get("wheels") and package.get("sdist")]
+        import tomli_w  # noqa: PLC0415 - nobody else needs it before there is a lock
+
+        rest = document | {"packages": [package for package in packages if package not in built]}
+        lock_file = LockFile(self._attempt.log, tomli_w.dumps(rest))
+        lock = lockfile.select(lock_file, self._request.interpreter)
+        try:
+            check_hashes(self._attempt.explained, lock)
+        except VrfstoreError as error:
+            error.log = keep_words(text, self._attempt.log)
+            raise
+        return Solution(
+            Lock(wheels=lock.wheels, python=self._request.interpreter.short_version),
+            tuple(source_of(package) for package in built),
+        )
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    from packaging.version import InvalidVersion, Version  # noqa: PLC0415 - loaded by now
+
+    try:
+        return one is not None and other is not None and Version(one) == Version(other)
+    except InvalidVersion:
+        return one == other
+
+
+def _preferences(versions: Mapping[str, str]) -> str:
+    """Return a lock that says nothing but which versions there are."""
+    import tomli_w  # noqa: PLC0415 - as above
+
+    packages = [{"name": name, "version": version} for name, version in sorted(versions.items())]
+    return tomli_w.dumps({"lock-version": "1.0", "created-by": "vrfstore", "packages": packages})
+
+
+def _variables(settings: PipSettings, scratch: str) -> dict[str, str]:
+    """Return uv's environment: its own variables out of the way, and pip's settings in its words."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or name in _KEPT}
+    kept |= {
+        "TMPDIR": scratch,
+        "UV_HTTP_TIMEOUT": str(max(1, round(settings.timeout))),
+        # pip looks at the system's certificates; older uvs know the first of these two.
+        "UV_NATIVE_TLS": "1",
+        "UV_SYSTEM_CERTS": "1",
+        "NO_COLOR": "1",
+    }
+    if settings.certificate:
+        kept["SSL_CERT_DIR" if os.path.isdir(settings.certificate) else "SSL_CERT_FILE"] = (
+            settings.certificate
+        )
+    if settings.client_certificate:
+        kept["SSL_CLIENT_CERT"] = settings.client_certificate
+    if settings.proxy:
+        kept |= dict.fromkeys(("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"), settings.proxy)
+    return kept

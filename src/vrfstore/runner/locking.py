@@ -1,0 +1,201 @@
+"""From a request to its lock: what is known of it, or else what a resolver finds, which is known from then on.
+
+::
+
+    request ─digest─▶ memo ─▶ lock           known, not stale, and not asked anew
+                  └─ hold ─▶ resolve ─▶ lock, memo
+                                 └ failed, with an older lock, and that is fine with the caller ─▶ older lock
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from vrfstore.errors import NotPermittedError, PackageIndexError, ResolutionError
+from vrfstore.model import Event, Lock, Watcher
+from vrfstore.requirements import base as of_base
+from vrfstore.requirements import by_pip, resolve
+from vrfstore.requirements import lock as locks
+from vrfstore.requirements.budget import Budget
+from vrfstore.requirements.policy import Policy
+from vrfstore.requirements.request import Request, is_pinned
+from vrfstore.runner.clock import Clock
+from vrfstore.store import leases, memos
+from vrfstore.store.leases import Lease
+from vrfstore.store.memos import RequestMemo
+from vrfstore.store.store import Store
+
+__all__ = ["Locked", "Locker"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Locked:
+    """What a request resolves to.
+
+    Attributes:
+        lock: The wheels.
+        digest: The digest of the lock.
+        warnings: What whoever asked should know, every time.
+        resolved_at: When that was found out, seconds since the epoch.
+        until: When it is stale, in the same way; 0 for never.
+    """
+
+    lock: Lock
+    digest: str
+    warnings: tuple[str, ...] = ()
+    resolved_at: int = 0
+    until: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Locker:
+    """Finds the lock of one request.
+
+    Attributes:
+        store: Where locks and memos are.
+        session: Names files in tmp/.
+        request: What is asked.
+        policy: When that is resolved again, and how.
+        budget: How much it may take.
+        clock: Measures resolving.
+        watch: Is told.
+        now: The time, seconds since the epoch.
+    """
+
+    store: Store
+    session: Lease
+    request: Request
+    policy: Policy
+    budget: Budget
+    clock: Clock
+    watch: Watcher
+    now: Callable[[], float] = time.time
+
+    @property
+    def may_ask_pip(self) -> bool:
+        """Whether another resolver than pip was asked, and pip may be asked instead."""
+        chosen = resolve.choose(self.policy.resolver, self.request)
+        return self.policy.resolver is None and not self.policy.offline and chosen is not by_pip.solve
+
+    def asking_pip(self) -> Locker:
+        """Return the same with pip."""
+        return replace(self, policy=replace(self.policy, resolver="pip"))
+
+    def lock(self, preferred: Mapping[str, str] | None = None, *, again: bool = False) -> Locked:
+        """Return the lock.
+
+        Args:
+            preferred: Versions to keep where they still fit, if it is resolved; by default those of the last time.
+            again: Resolve, whatever is known: of what is known, something is gone that nobody can fetch.
+
+        Raises:
+            NotPermittedError: It would have to be resolved, and the network may not be used (``offline``).
+            VrfstoreError: See ``resolve.resolve``.
+        """
+        asked = self.request.requirements
+        if not asked.items and not asked.locks:
+            base = self.request.interpreter
+            warning = f"{asked.path} names no packages; the environment has only what {base.real} has"
+            return self._kept(Lock(wheels=(), python=base.short_version), (warning,))
+        digest = self.request.digest(os.environ)
+        began = self.now()
+        known = self._known(digest)
+        if known is not None and not again and self._counts(known):
+            return known
+        if self.policy.offline:
+            return self._offline(known)
+        waiting = Event(kind="waiting", subject="another vrfstore that resolves the same request")
+        with self.store.hold_request(digest, on_wait=lambda: self.watch(waiting)):
+            found = self._known(digest)
+            # What somebody else has found while we waited is as good as what we would find.
+            if found is not None and not again and (self._counts(found) or found.resolved_at > began):
+                return found
+            try:
+                return self._resolved(digest, self._preferred(found, preferred))
+            except (ResolutionError, PackageIndexError) as error:
+                if found is None or not self.policy.stale_ok or again:
+                    raise
+                warning = f"resolving again failed, and what it resolved to before is used: {error}"
+                return self._said(found, (warning,))
+
+    def _preferred(self, known: Locked | None, given: Mapping[str, str] | None) -> Mapping[str, str]:
+        if self.policy.upgrade:
+            return {}
+        if given is not None:
+            return given
+        return {} if known is None else {wheel.name: wheel.version for wheel in known.lock.wheels}
+
+    def _counts(self, known: Locked) -> bool:
+        """Whether what is known is what is wanted."""
+        return not self.policy.again and (known.until == 0 or self.now() < known.until)
+
+    def _offline(self, known: Locked | None) -> Locked:
+        if known is not None:
+            return known
+        asked = self.request.requirements
+        if asked.items:
+            raise NotPermittedError(
+                "it is not known what this resolves to, and the network may not be used",
+                kind="offline",
+                path=asked.path,
+                hint="link it once without --offline, or give a pylock.toml whose wheels are in the store",
+            )
+        return self._kept(resolve.resolve(self.store, self.session, self.request, log="", budget=self.budget))
+
+    def _known(self, digest: str) -> Locked | None:
+        memo = memos.read_request(self.store.layout, digest)
+        lock = None if memo is None else locks.read(self.store.layout, memo.lock)
+        if lock is None or memo is None:
+            return None
+        self.budget.packages(len(lock.wheels))
+        return self._said(
+            Locked(
+                lock=lock, digest=memo.lock, resolved_at=memo.resolved_at, until=self._until(memo.resolved_at)
+            )
+        )
+
+    def _resolved(self, digest: str, preferred: Mapping[str, str]) -> Locked:
+        self.watch(Event(kind="resolving", subject=self.request.requirements.path))
+        with self.clock.step("resolve"):
+            lock = resolve.resolve(
+                self.store,
+                self.session,
+                self.request,
+                log=resolve.log_path(self.store, digest),
+                resolver=resolve.choose(self.policy.resolver, self.request),
+                preferred=preferred,
+                fresh=self.policy.again,
+                budget=self.budget,
+                watch=self.watch,
+            )
+        found = self._kept(lock, resolved_at=int(self.now()))
+        memo = RequestMemo(lock=found.digest, resolved_at=found.resolved_at)
+        with leases.take(self.store.layout, lock=found.digest) as keeping:
+            locks.write(self.store.layout, keeping, lock)
+            memos.write_request(self.store.layout, keeping, digest, memo)
+        self.watch(Event(kind="resolved", total=len(lock.wheels)))
+        return found
+
+    def _kept(self, lock: Lock, warnings: tuple[str, ...] = (), resolved_at: int = 0) -> Locked:
+        found = Locked(
+            lock=lock,
+            digest=locks.lock_digest(locks.dumps(lock)),
+            warnings=warnings,
+            resolved_at=resolved_at,
+            until=self._until(resolved_at),
+        )
+        return self._said(found)
+
+    def _said(self, found: Locked, warnings: tuple[str, ...] = ()) -> Locked:
+        """Return what was found with all that is to be said of it."""
+        said = (*found.warnings, *warnings, *of_base.shadowed(self.request, found.lock))
+        return replace(found, warnings=tuple(dict.fromkeys(said)))
+
+    def _until(self, resolved_at: int) -> int:
+        after = self.policy.stale_after
+        if after is None or not resolved_at or is_pinned(self.request.requirements):
+            return 0
+        return int(resolved_at + after) or 1

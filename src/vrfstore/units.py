@@ -1,0 +1,39 @@
+"""Lengths of time and sizes as people write them. Pure."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["parse_duration", "parse_size"]
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def parse_duration(text: str, unit: str = "d") -> float:
+    """Return seconds: a number and one of s, m, h, d, w.
+
+    Args:
+        text: What somebody wrote.
+        unit: What a bare number counts.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)([smhdw]?)", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a length of time such as 30d, 12h or 0")
+    return float(match[1]) * _SECONDS[match[2] or unit]
+
+
+def parse_size(text: str) -> int:
+    """Return bytes: a number, maybe with one of k, M, G, T (powers of 1000), or KiB, MiB, GiB, TiB.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) ?([kmgt]?)(ib|b)?", text.strip().lower())
+    if match is None or (match[3] == "ib" and not match[2]):
+        raise ValueError(f"{text!r} is not a size such as 500M or 4GiB")
+    unit = 1024 ** "kmgt".index(match[2]) * 1024 if match[3] == "ib" else _BYTES[match[2]]
+    return int(float(match[1]) * unit)
