@@ -126,6 +126,8 @@ def test_what_is_not_trusted_by_its_name_can_be_trusted(write: Callable[..., str
 def test_what_has_been_read_already_is_not_read_again(tmp_path: Path) -> None:
     path = str(tmp_path / "absent.vrf")
     assert inputs.read((path,), contents={path: b"six"}).canonical == "six\n"
+    script = str(tmp_path / "absent.py")
+    assert inputs.read_beside(script, contents={script: SCRIPT.encode()}).canonical == "six\n"
 
 
 # --- several

@@ -206,6 +206,7 @@ def read_beside(
     script: str,
     *,
     trusted: bool | None = None,
+    contents: Mapping[str, bytes] | None = None,
     before_reading: Callable[[str], object] | None = None,
 ) -> Requirements:
     """Return what a script asks for: itself, or else the ``requirements.vrf`` beside it.
@@ -213,13 +214,14 @@ def read_beside(
     Args:
         script: The script.
         trusted: See ``read``.
+        contents: See ``read``.
         before_reading: See ``read``; the file beside it is a further file.
 
     Raises:
         RequirementsError: See ``read``; or neither says anything.
     """
     try:
-        return read((script,), trusted=trusted, before_reading=before_reading)
+        return read((script,), trusted=trusted, contents=contents, before_reading=before_reading)
     except RequirementsError as error:
         if error.kind != NO_BLOCK:
             raise
