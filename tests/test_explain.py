@@ -20,9 +20,10 @@ import pip as installed_pip
 import pytest
 
 from support.index import Index
+from support.interpreters import INTERPRETER
 from support.wheels import WheelSpec, build_wheel, wheel_bytes, wheel_filename
 from vrfstore.errors import PackageIndexError, RequirementsError, ResolutionError, VrfstoreError, WheelError
-from vrfstore.model import Interpreter, Requirement, Requirements
+from vrfstore.model import Requirement, Requirements
 from vrfstore.requirements import pip
 from vrfstore.requirements.explain import resolution_error, uv_error
 from vrfstore.requirements.parse import parse
@@ -30,20 +31,6 @@ from vrfstore.requirements.parse import parse
 FILE = "project/requirements.vrf"
 RUNNER = os.path.join(os.path.dirname(installed_pip.__file__), "__pip-runner__.py")
 UV = os.path.join(os.path.dirname(sys.executable), "uv")
-INTERPRETER = Interpreter(
-    executable=sys.executable,
-    real=sys.executable,
-    version="3.11.9",
-    implementation="cpython",
-    cache_tag="cpython-311",
-    abi_flags="",
-    magic="a70d0d0a",
-    platform="linux-x86_64",
-    prefix=sys.prefix,
-    virtual=False,
-    site_directories=(),
-    base=(),
-)
 ZEROS, ONES = "0" * 64, "1" * 64
 SPELLING = "check the spelling of the name"
 WHEELS_ONLY = "choose another version or package; vrfstore installs wheels only"
@@ -318,6 +305,19 @@ NO_VERSION = [
         hint="ask for one that exists, as in: alpha==2.0",
     ),
     Row(
+        cause="what is asked for needs another version of itself",
+        index=(wheel("alpha", "1.0", "beta>=2"), wheel("beta", "2.0", "alpha>=2")),
+        text="alpha\n",
+        kind="no-version",
+        message="no version of alpha, which beta needs (for alpha), satisfies alpha>=2; "
+        "the newest for this Python are: 1.0",
+        line=1,
+        hint="ask for one that exists, as in: alpha==1.0",
+        uv="no version of alpha, which beta needs (for alpha), satisfies alpha>=2",
+        uv_hint="ask for another version of alpha",
+        why=NO_VERSIONS,
+    ),
+    Row(
         cause="a constraint that nothing satisfies",
         index=ALPHA[-1:],
         text="alpha\n",
@@ -490,6 +490,15 @@ CONFLICT = [
         text="alpha==2.0\nalpha<2\n",
         kind="conflict",
         message=f"{CONTRADICTING}the file asks for alpha==2.0 (line 1); the file asks for alpha<2 (line 2)",
+        line=1,
+        hint=LOOSEN,
+    ),
+    Row(
+        cause="the file contradicts itself, with extras and exceptions",
+        index=ALPHA,
+        text="alpha==1.0\nalpha[x]!=1.0\n",
+        kind="conflict",
+        message=f"{CONTRADICTING}the file asks for alpha==1.0 (line 1); the file asks for alpha!=1.0 (line 2)",
         line=1,
         hint=LOOSEN,
     ),
@@ -841,7 +850,7 @@ def test_an_index_that_fails_is_not_a_package_that_is_missing(
         }
     else:
         assert error.message == f"the package index did not answer: {reason}"
-    wants = "the index wants credentials, or others; they belong into its configuration or ~/.netrc"
+    wants = "the index wants credentials, or other ones; pip's configuration or ~/.netrc can have them"
     usual = "check the network, the proxy and pip's configuration (pip config list)"
     assert error.hint == (wants if status in {401, 403} else usual)
 

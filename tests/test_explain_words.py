@@ -1,11 +1,10 @@
 """What a failed resolver said where a loopback index cannot make it say so: words that were recorded, of pip and uv."""
 
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.interpreters import INTERPRETER
 from vrfstore.errors import (
     DiskFullError,
     PackageIndexError,
@@ -14,25 +13,10 @@ from vrfstore.errors import (
     VrfstoreError,
     WheelError,
 )
-from vrfstore.model import Interpreter
 from vrfstore.requirements.explain import resolution_error, uv_error
 from vrfstore.requirements.parse import parse
 
 FILE = "project/requirements.vrf"
-INTERPRETER = Interpreter(
-    executable=sys.executable,
-    real=sys.executable,
-    version="3.11.9",
-    implementation="cpython",
-    cache_tag="cpython-311",
-    abi_flags="",
-    magic="a70d0d0a",
-    platform="linux-x86_64",
-    prefix=sys.prefix,
-    virtual=False,
-    site_directories=(),
-    base=(),
-)
 
 Summary = tuple[type[VrfstoreError], str, int | None, str]
 
@@ -165,7 +149,7 @@ LATER = "2026-01-01T10:00:00,000 Could not fetch URL https://somebody:****@index
         (
             "401 Client Error: Unauthorized for url: https://index.example/simple/alpha/",
             ": 401 Client Error: Unauthorized",
-            "the index wants credentials, or others; they belong into its configuration or ~/.netrc",
+            "the index wants credentials, or other ones; pip's configuration or ~/.netrc can have them",
         ),
     ],
     ids=["no name", "certificate", "proxy", "timeout", "credentials"],

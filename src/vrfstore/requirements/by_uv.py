@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import tomllib
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ __all__ = ["is_installed", "solve"]
 
 _KEPT = frozenset({"UV_CACHE_DIR", "UV_NO_CACHE", "UV_CONCURRENT_DOWNLOADS"})
 """Of uv's own variables, those that have no say in what it finds."""
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def is_installed() -> bool:
@@ -59,10 +62,14 @@ def solve(store: Store, request: Request, attempt: Attempt, budget: Budget) -> S
             raise
         error = failed
     else:
-        if not any(wheel.name in base for wheel in solution.lock.wheels):
+        if not solution.versions.keys() & base.keys():
             return solution
+    fresh = attempt.fresh or error is not None
     try:
-        return run.solution(stand_ins=bool(base), fresh=attempt.fresh or error is not None)
+        solution = run.solution(stand_ins=bool(base), fresh=fresh)
+        # uv keeps one version of each, which is the base's as long as that may do.
+        moved = solution.moved(base, attempt.preferred)
+        return run.solution(stand_ins=True, fresh=fresh, kept=moved) if moved else solution
     except VrfstoreError as again:
         raise again from error
 
@@ -95,7 +102,14 @@ class _Run:
         self._settings = settings
         self._budget = budget
 
-    def solution(self, *, stand_ins: bool, fresh: bool) -> Solution:
+    def solution(self, *, stand_ins: bool, fresh: bool, kept: Mapping[str, str] | None = None) -> Solution:
+        """Run uv.
+
+        Args:
+            stand_ins: Offer what the base has.
+            fresh: Nothing counts that uv remembers of an index.
+            kept: Versions to keep rather than those of the base.
+        """
         request, base = self._request, self._request.base
         directory = f"{self._attempt.scratch}/uv{len(os.listdir(self._attempt.scratch))}"
         fs.make_directory(directory, 0o700)
@@ -107,7 +121,7 @@ class _Run:
             of_base.write_stand_ins(request.interpreter, base, links[0])
         fs.write_file(asked, self._asked(links).encode(), mode=0o600)
         fs.write_file(limits, self._attempt.constraints.encode())
-        fs.write_file(found, _preferences({**self._attempt.preferred, **base}).encode())
+        fs.write_file(found, _preferences({**self._attempt.preferred, **base, **(kept or {})}).encode())
         done = self._run(directory, asked, limits, found, fresh=fresh)
         if done.returncode != 0:
             error = uv_error(done.stderr, self._attempt.explained, request.interpreter)
@@ -120,7 +134,7 @@ class _Run:
         self, directory: str, asked: str, limits: str, found: str, *, fresh: bool
     ) -> subprocess.CompletedProcess[str]:
         settings = self._settings
-        constraints = [limits, *settings.constraints]
+        constraints = [limits, *map(_place, settings.constraints)]
         command = [
             self._program, "pip", "compile", "--no-config", "--quiet", "--color", "never", "--no-header",
             "--python", self._request.interpreter.executable, "--no-python-downloads",
@@ -145,7 +159,7 @@ class _Run:
         settings = self._settings
         lines = [f"--index-url {settings.index}"] if settings.index else []
         lines += [f"--extra-index-url {url}" for url in settings.extra_indexes]
-        lines += [f"--find-links {place}" for place in (*settings.find_links, *links)]
+        lines += [f"--find-links {place}" for place in (*map(_place, settings.find_links), *links)]
         # Hashes are compared afterwards: uv's compile does not.
         lines += [item.text.partition(" --hash")[0] for item in self._request.requirements.items]
         return "".join(f"{line}\n" for line in lines)
@@ -156,7 +170,7 @@ class _Run:
         packages = [
             package
             for package in document.get("packages", [])
-            if not _same(base.get(package["name"]), package.get("version"))
+            if not of_base.is_same_version(base.get(package["name"]), package.get("version"))
         ]
         built = [package for package in packages if not package.get("wheels") and package.get("sdist")]
         import tomli_w  # noqa: PLC0415 - nobody else needs it before there is a lock
@@ -175,13 +189,9 @@ class _Run:
         )
 
 
-def _same(one: str | None, other: str | None) -> bool:
-    from packaging.version import InvalidVersion, Version  # noqa: PLC0415 - loaded by now
-
-    try:
-        return one is not None and other is not None and Version(one) == Version(other)
-    except InvalidVersion:
-        return one == other
+def _place(text: str) -> str:
+    """Return a URL as it is, and a path as what it means where we run: uv runs elsewhere."""
+    return text if _SCHEME.match(text) else os.path.abspath(os.path.expanduser(text))
 
 
 def _preferences(versions: Mapping[str, str]) -> str:
@@ -204,11 +214,10 @@ def _variables(settings: PipSettings, scratch: str) -> dict[str, str]:
         "NO_COLOR": "1",
     }
     if settings.certificate:
-        kept["SSL_CERT_DIR" if os.path.isdir(settings.certificate) else "SSL_CERT_FILE"] = (
-            settings.certificate
-        )
+        name = "SSL_CERT_DIR" if os.path.isdir(settings.certificate) else "SSL_CERT_FILE"
+        kept[name] = _place(settings.certificate)
     if settings.client_certificate:
-        kept["SSL_CLIENT_CERT"] = settings.client_certificate
+        kept["SSL_CLIENT_CERT"] = _place(settings.client_certificate)
     if settings.proxy:
         kept |= dict.fromkeys(("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"), settings.proxy)
     return kept

@@ -16,6 +16,7 @@ from dataclasses import replace
 from vrfstore import fs
 from vrfstore.errors import ResolutionError
 from vrfstore.model import Lock, LockedWheel, Watcher, nobody
+from vrfstore.requirements import base as of_base
 from vrfstore.requirements import builds, by_pip, by_uv, inputs, lockfile, pip
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.request import Request
@@ -116,7 +117,7 @@ def _attempt(
 def _without_base(request: Request, wheels: list[LockedWheel]) -> list[LockedWheel]:
     """Leave out what the base has in the very version that a lock file names."""
     base = request.base
-    return [wheel for wheel in wheels if base.get(wheel.name) != wheel.version]
+    return [wheel for wheel in wheels if not of_base.is_same_version(base.get(wheel.name), wheel.version)]
 
 
 def _merged(request: Request, wheels: list[LockedWheel]) -> list[LockedWheel]:

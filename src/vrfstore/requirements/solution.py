@@ -57,6 +57,20 @@ class Solution:
     lock: Lock
     sources: tuple[SourceFile, ...] = ()
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of each, by normalised name."""
+        wheels = {wheel.name: wheel.version for wheel in self.lock.wheels}
+        return wheels | {source.name: source.version for source in self.sources}
+
+    def moved(self, base: Mapping[str, str], preferred: Mapping[str, str]) -> dict[str, str]:
+        """Return the preferred versions of what comes before the base in another one."""
+        return {
+            name: preferred[name]
+            for name, version in self.versions.items()
+            if name in base and preferred.get(name, version) != version
+        }
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:

@@ -44,7 +44,7 @@ _RANGE = r"(?:(?:[<>=!~]=?|===)[^\s,<>=!~]+(?:,(?:[<>=!~]=?)[^\s,<>=!~]+)*)?"
 _END = r"(?=[\s,]|$)"
 _TERM = rf"(?!all versions|only |there |you |we |one of)({_NAME})({_RANGE}){_END}"
 _VERB = r"depends?|requires?|is|are|has|have|was|were"
-_TERMS = rf"(?:one of: )?{_TERM}(?:(?: and)? {_TERM}(?! (?:{_VERB})\b))*"
+_TERMS = rf"(?:one of: )?{_TERM}(?:(?: and)?(?: one of:)? {_TERM}(?! (?:{_VERB})\b))*"
 
 _PREMISES = re.compile(r"\b[Bb]ecause (.*?),? we can conclude that|(\byou require .*)")
 _CONCLUDED = re.compile(
@@ -170,9 +170,22 @@ def _premises(text: str) -> Iterator[str]:
 def _terms(pattern: re.Pattern[str], premise: str) -> Iterator[tuple[re.Match[str], list[tuple[str, str]]]]:
     """Yield each match of a pattern that ends in terms, with those terms as (project, range)."""
     for found in pattern.finditer(premise):
-        listed = re.split(r"\b(?:require|on) (?:one of: )?", found[0], maxsplit=1)[1]
-        pairs = re.findall(_TERM, re.sub(r"\band ", "", listed))
-        yield found, [(project(name), bounds) for name, bounds in pairs]
+        listed = re.split(r"\b(?:require|on) ", found[0], maxsplit=1)[1]
+        pairs: list[tuple[str, str]] = []
+        for part in listed.split(" and "):
+            terms = [
+                (project(name), bounds) for name, bounds in re.findall(_TERM, part.removeprefix("one of: "))
+            ]
+            union = terms and part.startswith("one of: ")
+            pairs += [(terms[0][0], _union([bounds for _, bounds in terms]))] if union else terms
+        yield found, pairs
+
+
+def _union(ranges: Sequence[str]) -> str:
+    """Return several ranges as one: what is below and above a version is all but that."""
+    if len(ranges) == 2 and ranges[0].startswith("<") and ranges[1] == f">{ranges[0][1:]}":  # noqa: PLR2004
+        return f"!={ranges[0][1:]}"
+    return " or ".join(ranges)
 
 
 def _facts(premises: Sequence[str]) -> _Facts:
@@ -229,7 +242,9 @@ def _unsolved(facts: _Facts, hints: str, text: str) -> Failure | None:
             demand=Demand(project=min(names), specifier=",".join(item.specifier for item in demands))
         )
     sides = contested(demands)
-    return Conflict(demands=sides) if len(sides) > 1 else None
+    if len(sides) > 1:
+        return Conflict(demands=sides)
+    return NoVersion(demand=sides[0]) if sides and sides[0].specifier else None
 
 
 def _demands(facts: _Facts) -> list[Demand]:

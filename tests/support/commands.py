@@ -1,0 +1,92 @@
+"""vrfstore as its users meet it: a command line in, and an exit code, stdout and stderr out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vrfstore.cli.application import run
+from vrfstore.store.store import Store
+
+__all__ = ["Command", "Ended", "commands", "in_process_of_its_own", "secrets_in"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What it printed for machines."""
+        document = json.loads(self.out)
+        assert isinstance(document, dict)
+        return document
+
+    @property
+    def kind(self) -> str:
+        """The kind of the error that it printed for machines."""
+        return str(self.document["error"]["kind"])
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions of the packages that it printed for machines, by name."""
+        assert self.code == 0, self
+        return {package["name"]: package["version"] for package in self.document["packages"]}
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings that it printed for machines."""
+        assert self.code == 0, self
+        return list(self.document["warnings"])
+
+
+Command = Callable[..., Ended]
+
+
+def commands(store: Store, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Return a function that runs a command on a store in this process."""
+
+    def command(*arguments: str | Path) -> Ended:
+        capsys.readouterr()
+        code = run(["--store", store.root, *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return Ended(code, out, err)
+
+    return command
+
+
+def in_process_of_its_own(store: Store, *arguments: str | Path, **options: Any) -> Ended:
+    """Run a command on a store in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vrfstore", "--store", store.root, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def secrets_in(root: str | Path, secret: str) -> list[str]:
+    """Return the paths at and below a directory that have a text in their name or their bytes."""
+    found = []
+    for parent, names, files in os.walk(root):
+        for name in (*names, *files):
+            path = os.path.join(parent, name)
+            target = os.readlink(path) if os.path.islink(path) else ""
+            data = Path(path).read_bytes() if os.path.isfile(path) else b""
+            if secret in name or secret in target or secret.encode() in data:
+                found.append(path)
+    return found
