@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ class Request:
             "format": FORMAT,
             # What is here keeps its C library; a description may come to name another.
             "interpreter": base.identity | ({"libc": base.libc} if isinstance(base, Target) else {}),
-            "requirements": asked.canonical,
+            "requirements": asked.identity,
             "configuration": {
                 path: _content(path) for path in pip.configuration_files(base, index_url=self.index_url)
             },
@@ -75,11 +76,11 @@ class Request:
         }
         unusual = {
             "allow_builds": self.allow_builds,
-            "constraints": asked.canonical_constraints,
-            "extras": list(asked.extras),
-            "groups": list(asked.groups),
             "index": without_credentials(self.index_url),
-            "locks": [codec.hexdigest(lock.text.encode()) for lock in asked.locks],
+            # Paths in a lock are relative to it.
+            "places": [
+                os.path.dirname(os.path.abspath(lock.path)) for lock in asked.locks if "path" in lock.text
+            ],
             "protected": [item.text for item in self.protected],
         }
         return codec.digest_of(value | {name: said for name, said in unusual.items() if said})
