@@ -6,6 +6,7 @@ test_explain_words.py.
 
 import hashlib
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -645,6 +646,17 @@ def test_each_cause_is_told_with_its_line_and_what_to_do(
     assert said in {message, row.uv_earlier if resolver == "uv" else None}
     assert error.hint == hint
     assert "\n" not in error.message
+
+
+def test_what_cannot_be_had_is_told_apart_from_who_is_to_blame(index: Index, ask: Ask) -> None:
+    MISSING[-1].publish(index)
+    error = ask(MISSING[-1].requirements)
+    assert isinstance(error, ResolutionError)
+    assert (error.package, pickle.loads(pickle.dumps(error)).package) == ("ghost", "ghost")  # noqa: S301
+    CONFLICT[0].publish(index)
+    error = ask(CONFLICT[0].requirements)
+    assert isinstance(error, ResolutionError)
+    assert error.package is None
 
 
 def test_the_rows_say_why_where_uv_has_other_words() -> None:

@@ -141,7 +141,9 @@ def _of_requirements(
 
 def _refused(asked: Asked, demand: Demand | None, kind: str, message: str, hint: str) -> ResolutionError:
     path, line = asked.place(asked.item(demand) if demand is not None else None)
-    return ResolutionError(message, kind=kind, path=path, line=line, hint=hint)
+    error = ResolutionError(message, kind=kind, path=path, line=line, hint=hint)
+    error.package = demand.project if demand is not None and kind != "conflict" else None
+    return error
 
 
 # --- what one demand lacks

@@ -991,7 +991,7 @@ class _Resolution:
     def _loosen(self, wanted: dict[str, str], asked: Requirements, error: ResolutionError) -> bool:
         """Ask for less of what cannot be had; returns whether there was anything to give up."""
         blamed = next((item.name for item in asked.items if item.line == error.line), None)
-        if error.kind in _RELAXABLE and blamed is not None:
+        if error.kind in _RELAXABLE and blamed is not None and error.package == blamed:
             if wanted[blamed] != blamed:
                 wanted[blamed] = blamed
             else:
