@@ -131,7 +131,7 @@ LATER = "2026-01-01T10:00:00,000 Could not fetch URL https://somebody:****@index
                 "verify failed: self-signed certificate (_ssl.c:1006)"
             ),
             "",
-            "its certificate is not trusted here; name its authority with PIP_CERT, or SSL_CERT_FILE for uv",
+            "its certificate is not trusted here; name its authority with PIP_CERT, or in pip's configuration",
         ),
         (
             (
@@ -144,7 +144,7 @@ LATER = "2026-01-01T10:00:00,000 Could not fetch URL https://somebody:****@index
         (
             "index.example didn't respond within 15.0 seconds",
             "",
-            "try again; PIP_DEFAULT_TIMEOUT, or UV_HTTP_TIMEOUT for uv, gives it more seconds",
+            "try again; PIP_DEFAULT_TIMEOUT gives it more seconds",
         ),
         (
             "401 Client Error: Unauthorized for url: https://index.example/simple/alpha/",

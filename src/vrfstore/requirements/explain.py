@@ -46,10 +46,10 @@ _BUILDS = "choose another version or package, or have an operator allow builds w
 
 _UNREACHABLE = {
     "": "check the network, the proxy and pip's configuration (pip config list)",
-    "certificate": "its certificate is not trusted here; name its authority with PIP_CERT, or SSL_CERT_FILE for uv",
+    "certificate": "its certificate is not trusted here; name its authority with PIP_CERT, or in pip's configuration",
     "credentials": "the index wants credentials, or other ones; pip's configuration or ~/.netrc can have them",
     "proxy": "check HTTPS_PROXY, and whether the proxy wants credentials",
-    "time": "try again; PIP_DEFAULT_TIMEOUT, or UV_HTTP_TIMEOUT for uv, gives it more seconds",
+    "time": "try again; PIP_DEFAULT_TIMEOUT gives it more seconds",
 }
 """What to do, by the cause."""
 
