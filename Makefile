@@ -84,6 +84,10 @@ bench-quick: $(VENV)/.dev ## measure a hit and a warm link beside a bare Python 
 bench-linking: $(VENV)/.dev ## measure linking the document stack beside uv, part by part
 	$(BIN)/python benchmarks/linking.py
 
+.PHONY: bench-fetching
+bench-fetching: $(VENV)/.dev ## measure fetching a hundred wheels from loopback beside uv
+	$(BIN)/python benchmarks/fetching.py
+
 .PHONY: bench-archives
 bench-archives: $(VENV)/.dev ## measure export and import beside tar with gzip
 	$(BIN)/python benchmarks/archives.py

@@ -14,8 +14,7 @@ from vrfstore.errors import UsageError
 from vrfstore.requirements.budget import Caps
 from vrfstore.requirements.policy import Policy
 from vrfstore.runner import configuration
-from vrfstore.runner.configuration import Configuration
-from vrfstore.runner.link import configured_policy
+from vrfstore.runner.configuration import Configuration, applied
 from vrfstore.store.store import Store
 
 WHOLE = """
@@ -83,12 +82,12 @@ def test_a_file_that_says_nothing_says_nothing(file: Path, text: str) -> None:
         ("timeout", '"30"', 30.0),
         ("timeout", '"2h"', 7200.0),
         ("stale-after", "0", 0.0),
-        ("stale-after", "7", 7 * 86400.0),
-        ("stale-after", '"7"', 7 * 86400.0),
+        ("stale-after", "7", 7.0),
+        ("stale-after", '"7"', 7.0),
         ("stale-after", '"12h"', 43200.0),
     ],
 )
-def test_a_bare_number_means_what_it_means_on_the_command_line(
+def test_a_bare_number_is_seconds_however_it_is_written(
     file: Path, key: str, value: str, seconds: float
 ) -> None:
     found = read(f"[resolve]\n{key} = {value}\n", file)
@@ -207,14 +206,14 @@ def test_the_command_line_wins_and_what_it_leaves_open_is_as_configured() -> Non
         caps=Caps(seconds=0.0, packages=0, received=0, unpacked=0),
     )
     # What is protected by anybody is.
-    assert configured_policy(said, configured) == Policy(
+    assert applied(said, configured) == Policy(
         protect=("numpy", "pear"),
         resolver="uv",
         index_url="https://said/",
         stale_after=0.0,
         caps=said.caps,
     )
-    assert configured_policy(Policy(), configured) == Policy(
+    assert applied(Policy(), configured) == Policy(
         protect=("numpy",),
         resolver="pip",
         index_url="https://configured/",

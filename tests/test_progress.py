@@ -111,3 +111,84 @@ def test_without_events_nothing_is_shown_even_on_a_terminal(terminal: Terminal) 
         pass
     terminal.close()
     assert terminal.shown == b""
+
+
+def test_what_is_left_is_said_where_it_is_known(terminal: Terminal) -> None:
+    with watching(terminal.stream) as watch:
+        watch(Event(kind="missing", total=2, size=4_000_000))
+        watch(Event(kind="received", subject="pear-1.5-py3-none-any.whl", size=1_000_000))
+        watch(Event(kind="unpacked", subject="pear-1.5-py3-none-any.whl"))
+        terminal.wait_for(r"fetching ━+.* 1\.0 MB of 4\.0 MB, .*/s, \d+ s left")
+
+
+def test_it_becomes_known_with_the_last_wheel_whose_length_is_announced(terminal: Terminal) -> None:
+    with watching(terminal.stream) as watch:
+        watch(Event(kind="missing", total=2))
+        watch(Event(kind="fetching", subject="pear-1.5-py3-none-any.whl", total=3_000_000))
+        watch(Event(kind="unpacked", subject="fig-1.0-py3-none-any.whl"))
+        terminal.wait_for(r"0 B, 0 B/s")
+        watch(Event(kind="fetching", subject="fig-1.0-py3-none-any.whl", total=1_000_000))
+        terminal.wait_for(r"0 B of 4\.0 MB")
+
+
+def test_a_terminal_without_colours_gets_none(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    with watching(terminal.stream) as watch:
+        watch(Event(kind="missing", total=2, size=4_000_000))
+        watch(Event(kind="received", subject="pear-1.5-py3-none-any.whl", size=1_000_000))
+        terminal.wait_for("MB")
+    terminal.close()
+    # Bold and the like are no colours.
+    assert not re.search(rb"\x1b\[[0-9;]*(3[0-8]|9[0-7])[0-9;]*m", terminal.shown)
+
+
+def test_a_terminal_that_can_do_nothing_gets_lines(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    with watching(terminal.stream) as watch:
+        watch(Event(kind="resolving", subject="requirements.vrf"))
+    terminal.close()
+    assert terminal.shown == b"resolving requirements.vrf\r\n"
+
+
+def test_a_log_hears_from_time_to_time_what_is_under_way() -> None:
+    stream = io.StringIO()
+
+    def wait_for(pattern: str) -> None:
+        deadline = time.monotonic() + 10
+        while not re.search(pattern, stream.getvalue()):
+            assert time.monotonic() < deadline, stream.getvalue()
+            time.sleep(0.01)
+
+    with watching(stream, interval=0.05) as watch:
+        watch(Event(kind="resolving", subject="requirements.vrf"))
+        wait_for(r"\nstill resolving requirements\.vrf: \d+ s\n")
+        watch(Event(kind="resolved", total=2))
+        watch(Event(kind="missing", total=2, size=4_000_000))
+        watch(Event(kind="received", subject="pear-1.5-py3-none-any.whl", size=1_000_000))
+        watch(Event(kind="unpacked", subject="pear-1.5-py3-none-any.whl"))
+        wait_for(r"still fetching: 1 of 2 done, 1\.0 MB of 4\.0 MB, .*/s, \d+ s left\n")
+        watch(Event(kind="linking", total=2))
+        said = stream.getvalue()
+        time.sleep(0.2)
+        assert stream.getvalue() == said
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
+
+
+def test_a_log_is_not_told_again_what_it_has_just_been_told() -> None:
+    stream = io.StringIO()
+    with watching(stream, interval=0.4) as watch:
+        watch(Event(kind="missing", total=9))
+        for _ in range(8):
+            time.sleep(0.1)
+            watch(Event(kind="fetched", subject="pear-1.5-py3-none-any.whl", size=600_000))
+    assert "still" not in stream.getvalue()
+
+
+def test_long_times_are_in_minutes(terminal: Terminal) -> None:
+    with watching(terminal.stream) as watch:
+        watch(Event(kind="missing", total=2, size=40_000_000_000))
+        watch(Event(kind="received", subject="pear-1.5-py3-none-any.whl", size=1_000_000))
+        watch(Event(kind="unpacked", subject="pear-1.5-py3-none-any.whl"))
+        terminal.wait_for(r"\d+ min left")

@@ -119,10 +119,16 @@ class RequirementsError(VrfstoreError):
 
 
 class ResolutionError(VrfstoreError):
-    """The index answered, but no set of wheels satisfies the request."""
+    """The index answered, but no set of wheels satisfies the request.
+
+    Attributes:
+        package: The normalised name of what cannot be had, if it is one package; ``line`` may be that of another, which
+            needs it.
+    """
 
     exit_code = 11
     default_kind = "resolution-failed"
+    package: str | None = None
 
 
 class NotPermittedError(VrfstoreError):

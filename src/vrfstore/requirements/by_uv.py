@@ -178,7 +178,11 @@ class _Run:
         rest = document | {"packages": [package for package in packages if package not in built]}
         lock_file = LockFile(self._attempt.log, tomli_w.dumps(rest))
         lock = lockfile.select(lock_file, self._request.interpreter)
-        check_hashes(self._attempt.explained, lock)
+        try:
+            check_hashes(self._attempt.explained, lock)
+        except VrfstoreError as error:
+            error.log = keep_words(text, self._attempt.log)
+            raise
         return Solution(
             Lock(wheels=lock.wheels, python=self._request.interpreter.short_version),
             tuple(source_of(package) for package in built),

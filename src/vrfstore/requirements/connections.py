@@ -98,7 +98,7 @@ class Connections:
         self._guard = threading.Lock()
 
     def request(
-        self, url: str, headers: dict[str, str], line: Line, timeout: float
+        self, url: str, headers: dict[str, str], line: Line, timeout: float, *, method: str = "GET"
     ) -> urllib3.BaseHTTPResponse:
         """Ask for a URL once; return the answer, whatever it is, with its body still to be read.
 
@@ -107,6 +107,7 @@ class Connections:
             headers: What else is sent.
             line: Is told the socket.
             timeout: Seconds for connecting, and for one operation of the socket.
+            method: What is asked; the answer to ``HEAD`` has no body.
 
         Raises:
             urllib3.exceptions.HTTPError, OSError: There is no answer.
@@ -115,7 +116,7 @@ class Connections:
         _here.line = line
         try:
             return pool.urlopen(
-                "GET",
+                method,
                 url,
                 headers=headers,
                 timeout=urllib3.Timeout(connect=timeout, read=timeout),

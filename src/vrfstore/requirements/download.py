@@ -17,14 +17,14 @@ import random
 import re
 import time
 from collections.abc import Iterator
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import urllib3
 
 from vrfstore.errors import PackageIndexError, WheelError
 from vrfstore.model import Event, LockedWheel, Watcher
 from vrfstore.requirements.connections import Line
-from vrfstore.requirements.patience import Pace, host_of, may_pass, next_url, retry_after
+from vrfstore.requirements.patience import Pace, may_pass, next_url, parsed, retry_after, same_host
 from vrfstore.requirements.source import TRY_AGAIN, BrokenError, Source
 
 __all__ = ["Download"]
@@ -116,11 +116,13 @@ class Download:
 
     def _request(self, line: Line, pace: Pace) -> urllib3.BaseHTTPResponse:
         """Return the answer that has the wheel, wherever that is."""
-        url, at_home = self._wheel.url, True
+        url, at_home = parsed(self._wheel.url), True
+        if url is None:
+            raise BrokenError("it has no URL that can be asked for", again=False)
         for _ in range(self._source.patience.redirects + 1):
             pace.wait()
             answer = self._source.connections.request(
-                url, self._headers(url, at_home=at_home), line, self._source.timeout()
+                url.geturl(), self._headers(url, at_home=at_home), line, self._source.timeout()
             )
             pace.take(0)
             if answer.status not in _REDIRECTS:
@@ -135,8 +137,7 @@ class Download:
                 ) from None
             self._spend(answer, pace)
             # Once elsewhere, nobody learns who we are any more, whatever is written down of him.
-            at_home = at_home and host_of(urlsplit(target))[0] == host_of(urlsplit(url))[0]
-            url = target
+            at_home, url = at_home and same_host(url, target), target
         raise BrokenError(
             f"the server redirects more than {self._source.patience.redirects} times",
             again=False,
@@ -144,7 +145,7 @@ class Download:
             hint=_NOT_SET_UP,
         )
 
-    def _headers(self, url: str, *, at_home: bool) -> dict[str, str]:
+    def _headers(self, url: SplitResult, *, at_home: bool) -> dict[str, str]:
         # The wheel as it is, never packed: the digest is over these bytes.
         headers = {"Accept-Encoding": "identity", "User-Agent": "vrfstore"}
         if self._have and self._in_parts:
@@ -229,6 +230,7 @@ class Download:
         """
         if self._wheel.size is not None and size > self._wheel.size:
             raise self._too_long(f"{size} bytes")
+        self._check_length(size)
         if self._announced is None:
             self._announced = size
             self._source.budget.foresee(size)
@@ -240,9 +242,13 @@ class Download:
         self._source.budget.receive(len(data))
         if self._wheel.size is not None and position > self._wheel.size:
             raise self._too_long("more")
-        if position > self._source.patience.largest:
+        self._check_length(position)
+
+    def _check_length(self, size: int) -> None:
+        """Refuse what is longer than any wheel, where nobody has said how long this one is."""
+        if self._wheel.size is None and size > self._source.patience.largest:
             raise PackageIndexError(
-                f"{self._wheel.filename} could not be fetched: what comes has no end",
+                f"{self._wheel.filename} could not be fetched: more than {self._source.patience.largest} bytes come",
                 kind="download-endless",
                 hint="the server, or something on the way, is out of order",
             )

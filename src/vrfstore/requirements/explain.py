@@ -1,11 +1,11 @@
-"""Saying in the words of whoever wrote the requirements what a resolver said when it failed."""
+"""Saying in the words of whoever wrote the requirements what a resolver said when it failed.
+
+``pip_words`` and ``uv_words`` find out which failure it is; what is said of it is here, once for both.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-
-from packaging.utils import canonicalize_name
 
 from vrfstore.errors import (
     DiskFullError,
@@ -15,16 +15,43 @@ from vrfstore.errors import (
     VrfstoreError,
     WheelError,
 )
-from vrfstore.model import Interpreter, Requirement, Requirements
-from vrfstore.requirements import pip
+from vrfstore.model import Interpreter, Requirements
+from vrfstore.requirements import names, pip_words, uv_words
+from vrfstore.requirements.blame import Asked, brought
+from vrfstore.requirements.failures import (
+    Conflict,
+    Demand,
+    DiskFull,
+    Failure,
+    HashMismatch,
+    HashMissing,
+    NoVersion,
+    NoWheel,
+    OtherPython,
+    PackageMissing,
+    Unexplained,
+    Unreachable,
+    newest,
+)
 from vrfstore.requirements.targets import Target
 
-__all__ = ["resolution_error"]
+__all__ = ["resolution_error", "uv_error"]
 
 _VERSIONS_SHOWN = 5
 
-_UNSUITABLE = re.compile(r"none of the wheel's tags|No sources permitted|requires a different Python")
-"""What pip logs of a file that is there, but not for us."""
+_PIN = re.compile(r"===?\s*([^,*\s]+)")
+
+_WHEELS_ONLY = "choose another version or package; vrfstore installs wheels only"
+_BUILDS = "choose another version or package, or have an operator allow builds with --allow-builds"
+
+_UNREACHABLE = {
+    "": "check the network, the proxy and pip's configuration (pip config list)",
+    "certificate": "its certificate is not trusted here; name its authority with PIP_CERT, or in pip's configuration",
+    "credentials": "the index wants credentials, or other ones; pip's configuration or ~/.netrc can have them",
+    "proxy": "check HTTPS_PROXY, and whether the proxy wants credentials",
+    "time": "try again; PIP_DEFAULT_TIMEOUT gives it more seconds",
+}
+"""What to do, by the cause."""
 
 
 def resolution_error(
@@ -35,176 +62,244 @@ def resolution_error(
     Args:
         stderr: Its messages.
         log: Its whole log.
-        requirements: What was asked; gives the line to blame.
+        requirements: What was asked; gives the line to blame. A constraint without path and line keeps a version of
+            the base.
         interpreter: For whom.
     """
-    full = re.search(r"\[Errno (28|122)\] [\w ]+", f"{stderr}\n{log}")
-    if full is not None:
-        return DiskFullError(
-            f"pip has no room: {full[0]}", hint="free some space, for instance with: vrfstore gc"
-        )
-    if "DO NOT MATCH THE HASHES" in stderr:
-        return _hash_error(stderr, requirements)
-    if "--require-hashes mode" in stderr:
-        return _hash_missing(stderr, requirements)
-    missing = re.search(r"No matching distribution found for (\S+)", stderr)
-    if missing is not None:
-        return _missing(missing[1], stderr, log, requirements, interpreter)
-    if "ResolutionImpossible" in stderr:
-        return _conflict(log, requirements)
-    if re.search(
-        r"connection|timed? ?out|resolve host|HTTP error|SSLError|ProxyError", stderr, re.IGNORECASE
-    ):
-        return _unreachable(stderr, log)
-    return ResolutionError(f"pip failed: {pip.last_line(stderr)}")
-
-
-def _named(requirements: Requirements, name: str) -> Requirement | None:
-    wanted = canonicalize_name(re.split(r"[\s\[<>=!~;@(]", name, maxsplit=1)[0])
-    return next((item for item in requirements.items if item.name == wanted), None)
-
-
-def _missing(
-    wanted: str, stderr: str, log: str, requirements: Requirements, interpreter: Interpreter
-) -> VrfstoreError:
-    name = canonicalize_name(re.split(r"[\[<>=!~;@]", wanted, maxsplit=1)[0])
-    pages = [line for line in log.splitlines() if f"/{name}" in line]
-    absent = any("404 Client Error" in line for line in pages)
-    broken = [line for line in log.splitlines() if re.search(r"Could not fetch URL|Retrying \(", line)]
-    if not absent and any("404 Client Error" not in line for line in broken):
-        return _unreachable(stderr, log)
-    item = _named(requirements, name)
-    origin = re.search(rf"requirement {re.escape(wanted)} \(from (?!versions)([^)]+)\)", stderr)
-    brought = f", which {origin[1]} needs," if origin is not None and item is None else ""
-    line = item.line if item is not None else None
-    path = requirements.path
-    listed = re.search(r"\(from versions: ([^)]*)\)", stderr)
-    versions = [] if listed is None or listed[1] == "none" else listed[1].split(", ")
-    if versions:
-        shown = ", ".join(versions[-_VERSIONS_SHOWN:])
-        return ResolutionError(
-            f"no version of {name}{brought} satisfies {wanted}; the newest for this Python are: {shown}",
-            kind="no-version",
-            path=path,
-            line=line,
-            hint=f"ask for one that exists, as in: {name}=={versions[-1]}",
-        )
-    skipped = (_normal(line) for line in log.splitlines() if _UNSUITABLE.search(line))
-    if any(re.search(rf"(^|[^a-z0-9-]){re.escape(name)}-\d", line) for line in skipped):
-        target = isinstance(interpreter, Target)
-        libc = f" with {interpreter.libc}" if target else ""
-        return ResolutionError(
-            f"{name}{brought} has no wheel for Python {interpreter.version} on {interpreter.platform}{libc}",
-            kind="no-wheel",
-            path=path,
-            line=line,
-            hint="choose another version or package; vrfstore installs wheels only"
-            + ("; if the target's C library is newer, say so in its file" if target else ""),
-        )
-    return ResolutionError(
-        f"there is no package {name} on the index{brought.rstrip(',')}",
-        kind="package-missing",
-        path=path,
-        line=line,
-        hint="check the spelling of the name",
-    )
-
-
-def _normal(text: str) -> str:
-    return re.sub(r"[-_.]+", "-", text).lower()
-
-
-def _conflict(log: str, requirements: Requirements) -> ResolutionError:
-    """Name both sides: pip lists them in its log after ``The conflict is caused by:``."""
-    lines = [re.sub(r"^\S+ ", "", line).strip() for line in log.splitlines()]
-    causes = _after(lines, "The conflict is caused by:")
-    sides = "; ".join(cause.replace("The user requested", "the file asks for") for cause in causes)
-    blamed = [item for cause in causes if (item := _blamed(requirements, cause)) is not None]
-    return ResolutionError(
-        "the requirements contradict each other" + (f": {sides}" if sides else ""),
-        kind="conflict",
-        path=requirements.path,
-        line=min((item.line for item in blamed if item.line is not None), default=None),
-        hint="loosen or remove one of them",
-    )
-
-
-def _blamed(requirements: Requirements, cause: str) -> Requirement | None:
-    """Return the requirement behind ``The user requested X`` or ``NAME VERSION depends on X``."""
-    _, requested, text = cause.partition("The user requested ")
-    exact = next((item for item in requirements.items if requested and item.text == text), None)
-    return exact or _named(requirements, text if requested else cause.partition(" ")[0])
-
-
-def _after(lines: Sequence[str], heading: str) -> list[str]:
-    if heading not in lines:
-        return []
-    start = lines.index(heading) + 1
-    found: list[str] = []
-    for line in lines[start:]:
-        if not line or line.startswith(("To fix", "Additionally")):
-            break
-        found.append(line)
-    return found
-
-
-def _hash_error(stderr: str, requirements: Requirements) -> WheelError:
-    line = next(
-        (line.strip() for line in stderr.splitlines() if " from http" in line or " from file" in line), ""
-    )
-    name = line.split("=")[0].split()[0] if line else ""
-    expected = _values(stderr, r"Expected\s+(?:sha\d+|or) (\w+)")
-    got = _values(stderr, r"Got\s+(\w+)")
-    item = _named(requirements, name) if name else None
-    error = WheelError(
-        f"the wheel of {name or 'a package'} has another hash ({got}) than the file asks for ({expected})",
-        kind="hash-mismatch",
-        path=requirements.path,
-        hint="if the version was changed on purpose, write its own hash",
-    )
-    error.line = item.line if item is not None else None
-    return error
-
-
-def _hash_missing(stderr: str, requirements: Requirements) -> RequirementsError:
-    """Say what lacks a hash: where one requirement has hashes, pip wants them of everything."""
-    item = next((found for found in requirements.items if "--hash=" not in found.text), None)
-    if item is not None:
-        name = item.name
-    else:
-        named = re.search(r"^    ([\w.-]+)", stderr, re.MULTILINE)
-        name = f"{named[1]}, which another requirement brings," if named else "a dependency"
-    return RequirementsError(
-        f"{name} has no --hash, but others have",
-        kind="requirement-hash",
-        path=requirements.path,
-        line=item.line if item is not None else None,
-        hint="write a hash and an exact version for everything, dependencies too, or for nothing",
-    )
-
-
-def _values(text: str, pattern: str) -> str:
-    return ", ".join(f"{value[:12]}…" for value in _unique(re.findall(pattern, text))) or "none"
-
-
-def _unique(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
-
-
-def _unreachable(stderr: str, log: str) -> PackageIndexError:
-    reason = re.search(
-        r"(\[Errno [-\d]+\] [\w -]+?|\d{3} (?:Client|Server) Error: [\w ]+?)(?= for url| - |[^\w -]|$)",
-        f"{stderr}\n{log}",
-        re.MULTILINE,
-    )
-    return PackageIndexError(
-        f"the package index did not answer{f': {reason[1].strip()}' if reason else ''}",
-        kind="index-unreachable",
-        hint="check the network, the proxy and pip's configuration (pip config list)",
-    )
+    asked = Asked(requirements=requirements, interpreter=interpreter, resolver="pip")
+    return _error(pip_words.failure(stderr, log), asked)
 
 
 def uv_error(stderr: str, requirements: Requirements, interpreter: Interpreter) -> VrfstoreError:
-    """Stand-in until the words of uv are sorted."""
-    del requirements, interpreter
-    return ResolutionError(f"uv failed: {pip.last_line(stderr)}")
+    """Sort what a failed ``uv pip compile`` said into one error.
+
+    Args:
+        stderr: Its messages.
+        requirements: What was asked; gives the line to blame. A constraint without path and line keeps a version of
+            the base.
+        interpreter: For whom.
+    """
+    asked = Asked(requirements=requirements, interpreter=interpreter, resolver="uv")
+    return _error(uv_words.failure(stderr), asked)
+
+
+def _error(failure: Failure, asked: Asked) -> VrfstoreError:
+    error = _of_the_way(failure, asked)
+    error.message = _without_secrets(error.message)
+    error.args = (error.message,)
+    error.hint = None if error.hint is None else _without_secrets(error.hint)
+    return error
+
+
+def _without_secrets(text: str) -> str:
+    """Return a text as one line, without what may give access in a URL: user, password and query."""
+    text = re.sub(r"//[^/\s]*@|//[^/\s:@]+:[^\s@]*@", "//", " ".join(text.split()))
+    return re.sub(r"(\w://[^\s?]*)\?[^\s)'\"]*", r"\1", text)
+
+
+def _of_the_way(failure: Failure, asked: Asked) -> VrfstoreError:
+    """Return the error for a failure: those of machines here, those of requirements in ``_of_requirements``."""
+    match failure:
+        case Unreachable():
+            reason = f": {failure.reason}" if failure.reason else ""
+            return PackageIndexError(
+                f"the package index did not answer{reason}",
+                kind="index-unreachable",
+                hint=_UNREACHABLE[failure.cause],
+            )
+        case DiskFull():
+            return DiskFullError(
+                f"{asked.resolver} has no room: {failure.reason}",
+                hint="free some space, for instance with: vrfstore gc",
+            )
+        case HashMismatch():
+            return _hash_mismatch(failure, asked)
+        case HashMissing():
+            return _hash_missing(failure, asked)
+        case Unexplained():
+            return ResolutionError(failure.words)
+    return _of_requirements(failure, asked)
+
+
+def _of_requirements(
+    failure: PackageMissing | NoVersion | OtherPython | NoWheel | Conflict, asked: Asked
+) -> ResolutionError:
+    match failure:
+        case PackageMissing():
+            return _package_missing(failure, asked)
+        case NoVersion():
+            return (
+                _base_absent(failure, asked) if asked.of_base(failure.demand) else _no_version(failure, asked)
+            )
+        case OtherPython():
+            return _other_python(failure, asked)
+        case NoWheel():
+            return _no_wheel(failure, asked)
+        case Conflict():
+            return _conflict(failure, asked)
+
+
+def _refused(asked: Asked, demand: Demand | None, kind: str, message: str, hint: str) -> ResolutionError:
+    path, line = asked.place(asked.item(demand) if demand is not None else None)
+    error = ResolutionError(message, kind=kind, path=path, line=line, hint=hint)
+    error.package = demand.project if demand is not None and kind != "conflict" else None
+    return error
+
+
+# --- what one demand lacks
+
+
+def _package_missing(failure: PackageMissing, asked: Asked) -> ResolutionError:
+    demand = failure.demand
+    message = f"there is no package {demand.project} on the index{brought(demand).rstrip(',')}"
+    if demand.chain:
+        hint = f"ask for another version of {demand.chain[0]}"
+    else:
+        hint = names.advice(demand.project, asked.interpreter)
+    return _refused(asked, demand, "package-missing", message, hint)
+
+
+def _no_version(failure: NoVersion, asked: Asked) -> ResolutionError:
+    demand, name, wanted = failure.demand, failure.demand.project, asked.wanted(failure.demand)
+    who, versions = brought(demand), failure.versions
+    best = newest(versions)
+    pin = _PIN.fullmatch(demand.specifier)
+    if failure.yanked:
+        message = f"nothing satisfies {wanted}{who} but {name} {failure.yanked}, which was yanked"
+        hint = f"ask for another version; exactly {name}=={failure.yanked} is still given to who insists"
+    elif failure.prerelease:
+        message = f"only pre-releases of {name}{who} satisfy {wanted}, such as {failure.prerelease}"
+        hint = f"ask for one by its version, as in: {name}=={failure.prerelease}"
+    elif pin is not None:
+        message = f"no version {pin[1]} of {name}{who.rstrip(',')}{f'; newest is {best}' if best else ''}"
+        others = [version for version in versions if version != best][1 - _VERSIONS_SHOWN :]
+        hint = _instead(demand, best) + (f" (there are also {', '.join(others)})" if others else "")
+    else:
+        shown = ", ".join(versions[-_VERSIONS_SHOWN:])
+        message = f"no version of {name}{who} satisfies {wanted}"
+        message += f"; the newest for this Python are: {shown}" if shown else ""
+        hint = _instead(demand, best)
+    return _refused(asked, demand, "no-version", message, hint)
+
+
+def _instead(demand: Demand, best: str) -> str:
+    if best:
+        return f"ask for one that exists, as in: {demand.project}=={best}"
+    if demand.chain:
+        return f"ask for another version of {demand.chain[0]}"
+    return f"ask for one that exists; {demand.project} without a version gets the newest"
+
+
+def _other_python(failure: OtherPython, asked: Asked) -> ResolutionError:
+    demand, best = failure.demand, newest(failure.versions)
+    message = f"{_versioned(demand, failure.version)}{brought(demand)} needs Python {failure.needs}, "
+    message += f"this is {asked.interpreter.version}"
+    if best:
+        hint = f"ask for one that this Python can have, as in: {demand.project}=={best}"
+    else:
+        hint = f"ask for another version of {(demand.chain or (demand.project,))[0]}, or use such a Python"
+    return _refused(asked, demand, "requires-python", message, hint)
+
+
+def _no_wheel(failure: NoWheel, asked: Asked) -> ResolutionError:
+    demand, best, interpreter = failure.demand, newest(failure.versions), asked.interpreter
+    target = isinstance(interpreter, Target)
+    message = (
+        f"{_versioned(demand, failure.version)}{brought(demand)} has no wheel for Python {interpreter.version} "
+        f"on {interpreter.platform}{f' with {interpreter.libc}' if target else ''}"
+        f"{', only its source' if failure.source else ''}"
+    )
+    hint = f"ask for one that has, as in: {demand.project}=={best}; or " if best else ""
+    hint += _BUILDS if failure.source else _WHEELS_ONLY
+    hint += "; if the target's C library is newer, say so in its file" if target else ""
+    return _refused(asked, demand, "no-wheel", message, hint)
+
+
+def _versioned(demand: Demand, version: str) -> str:
+    # Where any version would do, none does, and the newest is only one of them.
+    return f"{demand.project} {version}" if demand.specifier and version else demand.project
+
+
+# --- what demands lack together
+
+
+def _conflict(failure: Conflict, asked: Asked) -> ResolutionError:
+    demands = sorted(failure.demands, key=asked.order)
+    kept = next((demand for demand in demands if asked.of_base(demand)), None)
+    if kept is not None:
+        return _protected(kept, [demand for demand in demands if demand is not kept], asked)
+    sides = "; ".join(asked.side(demand) for demand in demands)
+    return _refused(
+        asked,
+        # Whoever asks for what is nowhere in the file is no one to blame.
+        next((demand for demand in demands if asked.item(demand) is not None), None),
+        "conflict",
+        "the requirements contradict each other" + (f": {sides}" if sides else ""),
+        "loosen or remove one of them",
+    )
+
+
+def _protected(kept: Demand, others: list[Demand], asked: Asked) -> ResolutionError:
+    """Return the error for demands that only another version of what the base has would satisfy."""
+    first = others[0] if others else kept
+    has = f"{kept.project} {kept.specifier.lstrip('=')}"
+    if first.chain:
+        root = first.chain[0]
+        asking = f"{first.chain[-1]}{f', which {root} brings,' if first.chain[1:] else ''} needs"
+        hint = f"ask for a version of {root} that goes with {has}"
+    else:
+        asking, hint = "the file asks for", f"ask for what includes {has}, or leave {kept.project} out"
+    message = f"{asking} {asked.wanted(first)}, and the base's {has} may not be shadowed"
+    return _refused(asked, first, "protected", message, hint)
+
+
+def _base_absent(failure: NoVersion, asked: Asked) -> ResolutionError:
+    """Return the error for what the base has and the index lacks, where a resolver looks at the index only."""
+    demand = failure.demand
+    who = f"{demand.chain[-1]} needs" if demand.chain else "the file asks for"
+    return _refused(
+        asked,
+        demand,
+        "protected",
+        f"{who} {demand.project}, and the base's {demand.project} {demand.specifier.lstrip('=')} is not on the index, "
+        f"where {asked.resolver} looks for it",
+        "let pip resolve, which looks at the base",
+    )
+
+
+# --- hashes
+
+
+def _hash_mismatch(failure: HashMismatch, asked: Asked) -> WheelError:
+    item = asked.item(Demand(project=failure.project))
+    expected, got = (
+        ", ".join(f"{value[:12]}…" for value in values) or "none"
+        for values in (failure.expected, failure.got)
+    )
+    path, line = asked.place(item)
+    error = WheelError(
+        f"the wheel of {failure.project or 'a package'} has another hash ({got}) than the file asks for "
+        f"({expected})",
+        kind="hash-mismatch",
+        path=path,
+        hint="if the version was changed on purpose, write its own hash",
+    )
+    error.line = line
+    return error
+
+
+def _hash_missing(failure: HashMissing, asked: Asked) -> RequirementsError:
+    """Say what lacks a hash: where one requirement has hashes, they are wanted of everything."""
+    item = next((found for found in asked.requirements.items if "--hash=" not in found.text), None)
+    if item is not None:
+        name = item.name
+    else:
+        name = f"{failure.project}, which another requirement brings," if failure.project else "a dependency"
+    path, line = asked.place(item)
+    return RequirementsError(
+        f"{name} has no --hash, but others have",
+        kind="requirement-hash",
+        path=path,
+        line=line,
+        hint="write a hash and an exact version for everything, dependencies too, or for nothing",
+    )

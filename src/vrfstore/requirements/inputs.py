@@ -28,6 +28,7 @@ from vrfstore.model import Interpreter, LockFile, Requirement, Requirements
 from vrfstore.requirements import lockfile, parse
 from vrfstore.requirements.gathering import Gathering
 from vrfstore.requirements.parse import decode, shown, unique
+from vrfstore.requirements.places import beside
 from vrfstore.requirements.project import read_project
 from vrfstore.requirements.script import NO_BLOCK, read_script
 from vrfstore.requirements.texts import read_text
@@ -136,7 +137,7 @@ def read(
         gathering.faults += asked.unknown(paths[0])
     if gathering.faults:
         raise parse.together(gathering.faults)
-    given = {os.path.abspath(path) for path in paths}
+    given = {beside("", path) for path in paths}
     return Requirements(
         path=paths[0],
         items=_of_first(gathering.items, paths[0]),
@@ -205,6 +206,7 @@ def read_beside(
     script: str,
     *,
     trusted: bool | None = None,
+    contents: Mapping[str, bytes] | None = None,
     before_reading: Callable[[str], object] | None = None,
 ) -> Requirements:
     """Return what a script asks for: itself, or else the ``requirements.vrf`` beside it.
@@ -212,25 +214,26 @@ def read_beside(
     Args:
         script: The script.
         trusted: See ``read``.
+        contents: See ``read``.
         before_reading: See ``read``; the file beside it is a further file.
 
     Raises:
         RequirementsError: See ``read``; or neither says anything.
     """
     try:
-        return read((script,), trusted=trusted, before_reading=before_reading)
+        return read((script,), trusted=trusted, contents=contents, before_reading=before_reading)
     except RequirementsError as error:
         if error.kind != NO_BLOCK:
             raise
         missing = error
-    beside = os.path.join(os.path.dirname(script), _BESIDE)
-    absolute = os.path.abspath(beside)
+    theirs = os.path.join(os.path.dirname(script), _BESIDE)
+    absolute = beside(script, _BESIDE)
     if before_reading is not None:
         before_reading(absolute)
     try:
-        found = read((beside,), trusted=trusted, before_reading=before_reading)
+        found = read((theirs,), trusted=trusted, before_reading=before_reading)
     except RequirementsError as error:
-        if (error.kind, error.path) != ("requirements-missing", beside):
+        if (error.kind, error.path) != ("requirements-missing", theirs):
             raise
         raise RequirementsError(
             f"{missing.message}, and there is no {_BESIDE} beside it",
@@ -242,8 +245,8 @@ def read_beside(
     return replace(
         found,
         path=script,
-        items=tuple(replace(item, path=item.path or beside) for item in found.items),
-        constraints=tuple(replace(item, path=item.path or beside) for item in found.constraints),
+        items=tuple(replace(item, path=item.path or theirs) for item in found.items),
+        constraints=tuple(replace(item, path=item.path or theirs) for item in found.constraints),
         files=tuple(sorted({*found.files, absolute})),
     )
 

@@ -9,9 +9,8 @@ No disk is looked at: where a wheel is said to be by path, nobody asks here whet
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -19,7 +18,7 @@ from vrfstore.errors import RequirementsError, ResolutionError, UsageError
 from vrfstore.model import Interpreter, Lock, LockedWheel, LockFile, parse_digest
 from vrfstore.requirements import toml
 from vrfstore.requirements.parse import shown
-from vrfstore.requirements.places import file_url, wheel_name
+from vrfstore.requirements.places import beside, file_url, wheel_name
 from vrfstore.requirements.urls import without_credentials
 from vrfstore.tags import allows_python, ordered_tags
 from vrfstore.target import marker_environment
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["offered", "select", "versions"]
 
 _KIND = "lock-invalid"
+_MEANINGLESS = (ValueError, TypeError, KeyError, AssertionError)
+"""What versions of ``packaging`` raise for markers that name what is not there, or compare sets with texts."""
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _SHOWN = 20
 """Packages that an error names."""
@@ -172,11 +173,9 @@ def _unfit(message: str, lock_file: LockFile, interpreter: Interpreter) -> Resol
 
 
 def _holds(marker: Marker, environment: Mapping[str, Any], context: Any, lock_file: LockFile) -> bool:
-    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName  # noqa: PLC0415 - see above
-
     try:
         return marker.evaluate(dict(environment), context=context)
-    except (UndefinedComparison, UndefinedEnvironmentName, ValueError) as error:
+    except _MEANINGLESS as error:
         raise _invalid(f"the marker {shown(str(marker))} makes no sense: {error}", lock_file) from error
     except RecursionError as error:
         raise _invalid("a marker is nested too deeply", lock_file) from error
@@ -202,12 +201,29 @@ def _best(package: Package, ranks: Mapping[str, int]) -> PackageWheel | None:
     from packaging.utils import parse_wheel_filename  # noqa: PLC0415 - see above
 
     ranked = []
-    for place, wheel in enumerate(package.wheels or ()):
+    for place, wheel in enumerate(_wheels(package)):
         tags = parse_wheel_filename(wheel.filename)[3]
         rank = min((ranks[str(tag)] for tag in tags if str(tag) in ranks), default=None)
         if rank is not None and _is_fetched(wheel):
             ranked.append((rank, place, wheel))
     return min(ranked)[2] if ranked else None
+
+
+def _wheels(package: Package) -> Sequence[PackageWheel]:
+    """Return the wheels of a package; one that was asked for by URL or path stands there as an archive."""
+    from packaging.pylock import PackageWheel  # noqa: PLC0415 - see above
+
+    archive = package.archive
+    if archive is None:
+        return package.wheels or ()
+    place = archive.path or unquote((archive.url or "").partition("#")[0].partition("?")[0])
+    filename = place.rpartition("/")[2]
+    if wheel_name(filename) != package.name:
+        return ()
+    found = PackageWheel(
+        name=filename, url=archive.url, path=archive.path, size=archive.size, hashes=archive.hashes
+    )
+    return (found,)
 
 
 def _is_fetched(wheel: PackageWheel) -> bool:
@@ -229,12 +245,11 @@ def _lack(package: Package) -> str:
         return f"it is fetched from {shown(package.vcs.type)[1:-1]}"
     if package.directory is not None:
         return "it is a directory"
-    if package.archive is not None:
-        return "it is an archive of sources"
-    if not package.wheels:
-        return "it is a source distribution"
-    names = ", ".join(sorted(wheel.filename for wheel in package.wheels)[:3])
-    return f"only {names}{', …' if len(package.wheels) > 3 else ''}"  # noqa: PLR2004 - as many as are named
+    wheels = _wheels(package)
+    if not wheels:
+        return "it is an archive of sources" if package.archive is not None else "it is a source distribution"
+    names = ", ".join(sorted(wheel.filename for wheel in wheels)[:3])
+    return f"only {names}{', …' if len(wheels) > 3 else ''}"  # noqa: PLR2004 - as many as are named
 
 
 def _refuse(names: Iterable[str], message: str, kind: str, lock_file: LockFile, hint: str) -> None:
@@ -270,6 +285,5 @@ def _locked(package: Package, wheel: PackageWheel, lock_file: LockFile) -> Locke
 
 def _url(wheel: PackageWheel, lock_file: LockFile) -> str:
     if wheel.path:
-        directory = os.path.dirname(os.path.abspath(lock_file.path))
-        return file_url(os.path.normpath(os.path.join(directory, wheel.path)))
+        return file_url(beside(lock_file.path, wheel.path))
     return without_credentials(wheel.url or "")

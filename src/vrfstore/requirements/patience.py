@@ -14,13 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-__all__ = ["Pace", "Patience", "host_of", "may_pass", "next_url", "retry_after"]
+__all__ = ["Pace", "Patience", "may_pass", "next_url", "parsed", "retry_after", "same_host"]
 
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 """What a server answers that may answer otherwise in a moment (RFC 9110, RFC 6585)."""
 
 _MOST_DIGITS = 9
 """Of a number of seconds; whatever has more is as good as for ever."""
+
+_MOST_DOUBLED = 30
+"""Times that a pause is doubled. No pause is as long as that."""
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -37,7 +40,7 @@ class Patience:
         window: Seconds of waiting for the network over which that is measured; what we need ourselves to write and
             to hash does not count. At least twice the time-out for one socket operation, if that is longer.
         redirects: How many are followed.
-        largest: Bytes of a wheel of which neither the lock nor the server says how long it is.
+        largest: Bytes of a wheel of which the lock does not say how long it is.
     """
 
     attempts: int = 4
@@ -56,7 +59,7 @@ class Patience:
             asked: The seconds that the server asks for, if it does.
             chance: A random number from 0 to 1. Without it, all who failed at once would come back at once.
         """
-        own = self.first_pause * 2.0 ** (failures - 1) * (1 - chance / 2)
+        own = self.first_pause * 2.0 ** min(failures - 1, _MOST_DOUBLED) * (1 - chance / 2)
         return min(max(own, asked or 0.0), self.longest_pause)
 
 
@@ -88,16 +91,25 @@ def retry_after(value: str | None, now: float) -> float | None:
     return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
 
 
-def host_of(parts: SplitResult) -> tuple[str, int | None]:
-    """Return whom a URL leads to, so that equal hosts compare equal.
+def parsed(url: str) -> SplitResult | None:
+    """Return the parts of a URL that can be asked for over HTTP; None for any other."""
+    try:
+        parts = urlsplit(url)
+        asked = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is none, or the address
+        return None
+    return parts if asked else None
 
-    Raises:
-        ValueError: The port is none.
-    """
-    return (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme)
+
+def same_host(one: SplitResult, other: SplitResult) -> bool:
+    """Whether two URLs lead to one server: the same name and port, or HTTP and HTTPS at the usual ports."""
+    if one.hostname != other.hostname:
+        return False
+    usual = all(parts.port in {None, _PORTS.get(parts.scheme)} for parts in (one, other))
+    return usual or (one.port or _PORTS.get(one.scheme)) == (other.port or _PORTS.get(other.scheme))
 
 
-def next_url(url: str, location: str | None) -> str:
+def next_url(url: SplitResult, location: str | None) -> SplitResult:
     """Return where a redirect leads, without any credentials that it brings.
 
     Args:
@@ -110,15 +122,18 @@ def next_url(url: str, location: str | None) -> str:
     if not location:
         raise ValueError("the server redirects to nowhere")
     try:
-        parts = urlsplit(urljoin(url, location))
-        name, _ = host_of(parts)
+        joined = urljoin(url.geturl(), location)
+        scheme = urlsplit(joined).scheme
     except ValueError:
         raise ValueError("the server redirects to what is no URL") from None
-    if parts.scheme not in _PORTS or not name:
-        raise ValueError(f"the server redirects to a {parts.scheme or 'nameless'}: URL")
-    if parts.scheme == "http" and urlsplit(url).scheme == "https":
+    if scheme not in _PORTS:
+        raise ValueError(f"the server redirects to a {scheme}: URL")
+    parts = parsed(joined)
+    if parts is None:
+        raise ValueError("the server redirects to what is no URL")
+    if (url.scheme, scheme) == ("https", "http"):
         raise ValueError("the server redirects from https: to http:, where anybody could read and change it")
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
 
 
 class Pace:
@@ -131,7 +146,7 @@ class Pace:
     """
 
     def __init__(self, slowest: int, window: float, now: Callable[[], float] = time.monotonic) -> None:
-        self._enough = slowest * window
+        self._slowest = slowest
         self._window = window
         self._now = now
         self._since: float | None = None
@@ -148,12 +163,12 @@ class Pace:
             self._waited += self._now() - self._since
             self._since = None
         self._bytes += size
-        if self._waited >= self._window and self._bytes >= self._enough:
+        if self._waited >= self._window and self._bytes >= self._slowest * self._waited:
             self._waited, self._bytes = 0.0, 0
 
     @property
     def too_slow(self) -> bool:
-        """Whether less has come in a whole window than has to."""
+        """Whether less has come in a whole window, or since then, than has to."""
         since = self._since
         waited = self._waited + (0.0 if since is None else self._now() - since)
-        return waited >= self._window and self._bytes < self._enough
+        return waited >= self._window and self._bytes < self._slowest * waited

@@ -32,7 +32,16 @@ from vrfstore.requirements.parse import (
     split_hashes,
 )
 
-__all__ = ["Include", "LocalWheel", "check_urls", "file_url", "trusted", "trusted_line", "wheel_name"]
+__all__ = [
+    "Include",
+    "LocalWheel",
+    "beside",
+    "check_urls",
+    "file_url",
+    "trusted",
+    "trusted_line",
+    "wheel_name",
+]
 
 _INCLUDE = re.compile(r"(?:(-r|-c)\s*|(--requirement|--constraint)(?:\s*=\s*|\s+|$))(.*)")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -107,10 +116,9 @@ def trusted_line(content: str, path: str, line: int) -> Requirement | Include | 
     Raises:
         RequirementsError: It is no requirement, or asks for what no file may ask for.
     """
-    directory = os.path.dirname(os.path.abspath(path))
     include = _INCLUDE.fullmatch(content)
     if include is not None:
-        return _include(include[1] or include[2], include[3], directory, path, line)
+        return _include(include[1] or include[2], include[3], path, line)
     bare, hashes = split_hashes(content)
     option = find_option(bare)
     if option is not None:
@@ -118,7 +126,7 @@ def trusted_line(content: str, path: str, line: int) -> Requirement | Include | 
             f"the option {option} may not be used in a file", path, line, _HINTS.get(option, _OTHER_HINT)
         )
     check_urls(bare, path, line)
-    named = _named(bare, directory, path, line) if is_location(bare) else bare
+    named = _named(bare, path, line) if is_location(bare) else bare
     return trusted(parse_requirement(named, path, line), hashes, path, line)
 
 
@@ -190,6 +198,15 @@ def check_urls(text: str, path: str, line: int | None) -> None:
         )
 
 
+def beside(path: str, target: str) -> str:
+    """Return the absolute path of what a file calls ``target``, relative to where the file is.
+
+    ``..`` stays in it: what that leads to depends on links, which may come to lead elsewhere.
+    """
+    found = os.path.join(os.getcwd(), os.path.dirname(path), target)
+    return found if os.pardir in found.split(os.sep) else os.path.normpath(found)
+
+
 def file_url(path: str) -> str:
     """Return the URL of an absolute path."""
     return f"file://{quote(os.fsencode(path))}"
@@ -213,7 +230,7 @@ def _variable(path: str, line: int | None) -> RequirementsError:
     )
 
 
-def _include(option: str, rest: str, directory: str, path: str, line: int) -> Include:
+def _include(option: str, rest: str, path: str, line: int) -> Include:
     try:
         words = shlex.split(rest)
     except ValueError:
@@ -237,14 +254,14 @@ def _include(option: str, rest: str, directory: str, path: str, line: int) -> In
             "fetch the file, and write its path",
         )
     return Include(
-        path=os.path.normpath(os.path.join(directory, target)),
+        path=beside(path, target),
         words=f"{option} {target}",
         constraint=option in {"-c", "--constraint"},
         line=line,
     )
 
 
-def _named(bare: str, directory: str, path: str, line: int) -> str:
+def _named(bare: str, path: str, line: int) -> str:
     """Return the requirement, with a name, that a bare URL or path stands for."""
     scheme = _SCHEME.match(bare)
     if scheme is not None and scheme[1].lower() not in {"http", "https", "file"}:
@@ -255,7 +272,7 @@ def _named(bare: str, directory: str, path: str, line: int) -> str:
     if found is None:
         raise _no_wheel(shown(bare) if scheme is None else "a URL with something behind it", path, line)
     if scheme is None:
-        place = os.path.normpath(os.path.join(directory, found["place"]))
+        place = beside(path, found["place"])
         name = _wheel_name(os.path.basename(place), path, line)
         url = file_url(place)
     else:

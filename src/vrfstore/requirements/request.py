@@ -64,7 +64,7 @@ class Request:
             "format": FORMAT,
             # What is here keeps its C library; a description may come to name another.
             "interpreter": base.identity | ({"libc": base.libc} if isinstance(base, Target) else {}),
-            "requirements": asked.canonical,
+            "requirements": asked.identity,
             "configuration": {
                 path: _content(path) for path in pip.configuration_files(base, index_url=self.index_url)
             },
@@ -76,14 +76,10 @@ class Request:
         }
         unusual = {
             "allow_builds": self.allow_builds,
-            "constraints": asked.canonical_constraints,
-            "extras": list(asked.extras),
-            "groups": list(asked.groups),
             "index": without_credentials(self.index_url),
-            # Paths in a lock are relative to its directory.
-            "locks": [
-                [os.path.dirname(os.path.abspath(lock.path)), codec.hexdigest(lock.text.encode())]
-                for lock in asked.locks
+            # Paths in a lock are relative to it.
+            "places": [
+                os.path.dirname(os.path.abspath(lock.path)) for lock in asked.locks if "path" in lock.text
             ],
             "protected": [item.text for item in self.protected],
         }

@@ -20,6 +20,7 @@ from vrfstore.requirements import base as of_base
 from vrfstore.requirements import builds, by_pip, by_uv, inputs, lockfile, pip
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.request import Request
+from vrfstore.requirements.sizes import with_sizes
 from vrfstore.requirements.solution import Attempt, Resolver, ResolverName, Solution
 from vrfstore.requirements.targets import Target
 from vrfstore.store.leases import Lease
@@ -90,6 +91,10 @@ def resolve(  # noqa: PLR0913 - all but three by keyword
         fs.remove_tree(scratch)
     wheels = _merged(request, [*locked, *solution.lock.wheels, *built])
     _check_protected(request, wheels)
+    if solution.lock.wheels and any(wheel.size is None for wheel in wheels):
+        wheels = with_sizes(
+            wheels, pip.settings(store, request.interpreter, index_url=request.index_url), budget
+        )
     return Lock(wheels=tuple(wheels), python=request.interpreter.short_version)
 
 

@@ -100,6 +100,8 @@ def _blocks(text: str, kind: str) -> list[_Block]:
             after += 1
         end = next((each for each in range(after - 1, number, -1) if lines[each] == _END), None)
         if end is None:
+            # Nor does anything end that begins further down in this comment.
+            number = after
             continue
         if begin[1] == kind:
             found.append(_Block("\n".join(line[2:] for line in lines[number:end]), number + 1))

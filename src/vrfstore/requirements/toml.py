@@ -19,7 +19,7 @@ one of 40,000 parts, in 80 KB, is 25 seconds. What is a key and what a text is n
 100 in each of 10,000 lines, are fine."""
 
 _LITERAL = re.compile(r"\"([^\"\\\n]*)\"|'([^'\n]*)'")
-_WHERE = re.compile(r" \(at line (\d+), column \d+\)$")
+_WHERE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 def loads(text: str, path: str, kind: str, *, first_line: int = 1) -> dict[str, Any]:
@@ -42,7 +42,8 @@ def loads(text: str, path: str, kind: str, *, first_line: int = 1) -> dict[str, 
     except ValueError as error:
         where = _WHERE.search(str(error))
         message = _WHERE.sub("", str(error))
-        line = int(where[1]) + first_line - 1 if where is not None else None
+        last = text.count("\n") + 1
+        line = first_line - 1 + int(where[1] or last) if where is not None else None
     raise RequirementsError(f"this is not TOML: {message}", kind=kind, path=path, line=line)
 
 

@@ -83,7 +83,7 @@ _FRAME = frozenset({"bin", "include", "lib", "lib64", UNDO})
 _MOST_PATHS = 500_000
 """So many paths of a directory are written down. Beside packages, one such as ``~/.local`` may have anything."""
 
-_RELAXABLE = frozenset({"no-version", "no-wheel", "package-missing"})
+_RELAXABLE = frozenset({"no-version", "no-wheel", "package-missing", "requires-python"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -991,7 +991,7 @@ class _Resolution:
     def _loosen(self, wanted: dict[str, str], asked: Requirements, error: ResolutionError) -> bool:
         """Ask for less of what cannot be had; returns whether there was anything to give up."""
         blamed = next((item.name for item in asked.items if item.line == error.line), None)
-        if error.kind in _RELAXABLE and blamed is not None:
+        if error.kind in _RELAXABLE and blamed is not None and error.package == blamed:
             if wanted[blamed] != blamed:
                 wanted[blamed] = blamed
             else:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vrfstore import fs
 from vrfstore.errors import UsageError
+from vrfstore.requirements.budget import Caps
+from vrfstore.requirements.policy import Policy
 from vrfstore.requirements.solution import ResolverName
 from vrfstore.units import parse_duration, parse_size
 
-__all__ = ["Configuration", "places", "read"]
+__all__ = ["Configuration", "applied", "places", "read"]
 
 _SITE = "/etc/vrfstore/vrfstore.toml"
 _LARGEST = 1 << 20
@@ -135,17 +137,9 @@ def _size(value: object) -> int:
     return _number(value) if isinstance(value, int) else parse_size(_text(value))
 
 
-def _days(value: object) -> float:
-    return parse_duration(_counted(value), "d")
-
-
-def _seconds(value: object) -> float:
-    return parse_duration(_counted(value), "s")
-
-
-def _counted(value: object) -> str:
-    """Return a length of time as the command line has it, where a bare number counts what is usual for the option."""
-    return str(_number(value)) if isinstance(value, int) else _text(value)
+def _duration(value: object) -> float:
+    """Return seconds, which is what a bare number counts, be it written as a number or as a text."""
+    return float(_number(value)) if isinstance(value, int) else parse_duration(_text(value), "s")
 
 
 _KEYS: Mapping[str, Callable[[object], object]] = {
@@ -153,8 +147,8 @@ _KEYS: Mapping[str, Callable[[object], object]] = {
     "lock-name": _text,
     "resolver": _resolver,
     "index-url": _text,
-    "stale-after": _days,
-    "timeout": _seconds,
+    "stale-after": _duration,
+    "timeout": _duration,
     "max-packages": _number,
     "max-bytes": _size,
     "max-unpacked": _size,
@@ -167,3 +161,21 @@ def _refused(path: str, message: str, hint: str | None = None) -> UsageError:
 
 def _unknown(path: str, names: list[str], hint: str) -> UsageError:
     return _refused(path, f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not known", hint)
+
+
+def applied(policy: Policy, configured: Configuration) -> Policy:
+    """Return a policy with what is configured in the place of what it does not say."""
+    caps = policy.caps
+    return replace(
+        policy,
+        resolver=policy.resolver or configured.resolver,
+        index_url=policy.index_url or configured.index_url,
+        protect=tuple(sorted({*policy.protect, *configured.protect})),
+        stale_after=configured.stale_after if policy.stale_after is None else policy.stale_after,
+        caps=Caps(
+            seconds=configured.timeout if caps.seconds is None else caps.seconds,
+            packages=configured.max_packages if caps.packages is None else caps.packages,
+            received=configured.max_bytes if caps.received is None else caps.received,
+            unpacked=configured.max_unpacked if caps.unpacked is None else caps.unpacked,
+        ),
+    )

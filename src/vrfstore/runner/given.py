@@ -60,7 +60,12 @@ class Given:
             RequirementsError: See ``inputs.read``.
         """
         if self.script:
-            return inputs.read_beside(self.paths[0], trusted=self.trusted, before_reading=before_reading)
+            return inputs.read_beside(
+                self.paths[0],
+                trusted=self.trusted,
+                contents=self.contents,
+                before_reading=before_reading,
+            )
         return inputs.read(
             self.paths,
             trusted=self.trusted,

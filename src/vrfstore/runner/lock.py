@@ -17,7 +17,6 @@ from vrfstore.requirements.policy import Policy
 from vrfstore.requirements.request import Request
 from vrfstore.runner import configuration, given
 from vrfstore.runner.clock import Clock
-from vrfstore.runner.link import configured_policy
 from vrfstore.runner.locking import Locker
 from vrfstore.store import interpreters
 from vrfstore.store.store import Store
@@ -83,7 +82,7 @@ def lock(  # noqa: PLR0913 - all but the first by keyword
     if target is not None and python is not None:
         raise UsageError("a lock is for one interpreter: python or target", kind="options-conflict")
     configured = configuration.read(os.environ)
-    policy = configured_policy(policy, configured)
+    policy = configuration.applied(policy, configured)
     asked = given.take(
         requirements, trusted=trusted, extras=extras, groups=groups, service=configured.lock_name
     ).read(lambda _: None)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vrfstore.errors import NotPermittedError, PackageIndexError, ResolutionError
 from vrfstore.model import Event, Lock, Watcher
 from vrfstore.requirements import base as of_base
-from vrfstore.requirements import inputs, resolve
+from vrfstore.requirements import by_pip, inputs, resolve
 from vrfstore.requirements import lock as locks
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
@@ -73,6 +73,16 @@ class Locker:
     clock: Clock
     watch: Watcher
     now: Callable[[], float] = time.time
+
+    @property
+    def may_ask_pip(self) -> bool:
+        """Whether another resolver than pip was asked, and pip may be asked instead."""
+        chosen = resolve.choose(self.policy.resolver, self.request)
+        return self.policy.resolver is None and not self.policy.offline and chosen is not by_pip.solve
+
+    def asking_pip(self) -> Locker:
+        """Return the same with pip."""
+        return replace(self, policy=replace(self.policy, resolver="pip"))
 
     def lock(self, preferred: Mapping[str, str] | None = None, *, again: bool = False) -> Locked:
         """Return the lock.
@@ -188,13 +198,7 @@ class Locker:
     def _said(self, found: Locked, warnings: tuple[str, ...] = ()) -> Locked:
         """Return what was found with all that is to be said of it."""
         said = (*found.warnings, *warnings, *of_base.shadowed(self.request, found.lock))
-        return Locked(
-            lock=found.lock,
-            digest=found.digest,
-            warnings=tuple(dict.fromkeys(said)),
-            resolved_at=found.resolved_at,
-            until=found.until,
-        )
+        return replace(found, warnings=tuple(dict.fromkeys(said)))
 
     def _until(self, resolved_at: int) -> int:
         after = self.policy.stale_after

@@ -1,0 +1,50 @@
+"""What ``link`` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vrfstore.model import Digest
+from vrfstore.store.leases import Lease
+
+__all__ = ["LinkResult", "LinkedPackage"]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedPackage:
+    """One distribution of an environment. ``reused`` says that its entry was there before."""
+
+    name: str
+    version: str
+    digest: Digest
+    reused: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinkResult:
+    """What ``link`` found or made.
+
+    Attributes:
+        status: ``hit`` (nothing had to be done), ``linked`` (all wheels were in the store) or ``built``.
+        python: The absolute path of the environment's python.
+        environment: The absolute path of the environment.
+        lock: The absolute path of its ``pylock.toml``.
+        packages: What is in it, sorted by name; not what the base has.
+        downloaded: Bytes that were fetched.
+        warnings: What the caller should know.
+        timings: Seconds by step: ``probe``, ``resolve``, ``fetch``, ``link``, ``total``.
+        lease: What keeps the environment, if that was asked for; the caller's to release.
+        by_hand: (name, version) of what the user has installed into an environment of his own.
+    """
+
+    status: str
+    python: str
+    environment: str
+    lock: str
+    packages: tuple[LinkedPackage, ...]
+    downloaded: int
+    warnings: tuple[str, ...]
+    timings: Mapping[str, float]
+    lease: Lease | None = None
+    by_hand: tuple[tuple[str, str], ...] = ()
