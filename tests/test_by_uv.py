@@ -199,6 +199,18 @@ def test_pre_releases_count_where_pip_is_told_so(
     assert command("link", asked("pear")).versions == {"pear": "2.0rc1"}
 
 
+@pytest.mark.parametrize("retries", [0, 1])
+def test_an_index_that_fails_is_asked_as_often_as_pip_is_told(
+    index: Index, asked: Asked, command: Command, monkeypatch: pytest.MonkeyPatch, retries: int
+) -> None:
+    index.status["/simple/"] = 503
+    monkeypatch.setenv("PIP_RETRIES", str(retries))
+    monkeypatch.setenv("UV_HTTP_RETRIES", "5")
+    assert command("link", asked("pear")).code == 14
+    # Once, or once more without what uv remembers.
+    assert len(index.requests) in {1 + retries, 2 * (1 + retries)}
+
+
 # --- and the rest
 
 

@@ -300,7 +300,6 @@ def test_the_older_lock_stays_where_that_is_fine(
     orchard: Index, asked: Asked, either: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_RETRIES", "0")
-    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     lock = tmp_path / "pylock.toml"
     either("lock", asked("apple"), "-o", lock)
     before = lock.read_text()

@@ -262,7 +262,6 @@ def test_an_older_lock_serves_where_that_is_fine_and_is_said_to(
     index: Index, asked: Asked, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_RETRIES", "0")
-    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     publish(index, PEARS[0])
     path = asked("pear")
     command("link", path)

@@ -213,6 +213,8 @@ def _variables(settings: PipSettings, scratch: str) -> dict[str, str]:
         "UV_SYSTEM_CERTS": "1",
         "NO_COLOR": "1",
     }
+    if settings.retries is not None:
+        kept["UV_HTTP_RETRIES"] = str(settings.retries)
     if settings.certificate:
         name = "SSL_CERT_DIR" if os.path.isdir(settings.certificate) else "SSL_CERT_FILE"
         kept[name] = _place(settings.certificate)

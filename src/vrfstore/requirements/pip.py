@@ -84,6 +84,7 @@ class PipSettings:
         find_links: URLs and paths of pages and directories that list files.
         no_index: No index is asked, only ``find_links``.
         timeout: Seconds for one socket operation.
+        retries: How often a request is made once more; None for what is usual.
         proxy: The proxy's URL, or empty for what the environment says.
         trusted_hosts: Hosts whose certificates are not looked at.
         constraints: Files that limit versions.
@@ -98,6 +99,7 @@ class PipSettings:
     find_links: tuple[str, ...] = ()
     no_index: bool = False
     timeout: float = 15.0
+    retries: int | None = None
     proxy: str = ""
     trusted_hosts: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
@@ -392,6 +394,7 @@ def parse_settings(listing: str) -> PipSettings:
         extra_indexes=words("extra-index-url"),
         find_links=words("find-links"),
         no_index=_switch(found.get("no-index", "")),
+        retries=int(found["retries"]) if found.get("retries", "").isdecimal() else None,
         timeout=_number(found.get("default-timeout", found.get("timeout", "")), 15.0),
         proxy=found.get("proxy", ""),
         trusted_hosts=words("trusted-host"),
