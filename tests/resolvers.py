@@ -2,9 +2,9 @@
 
 usage: python tests/resolvers.py [--python PYTHON]... [--only NAME]... [--json FILE] [--jobs N] [--data FILE]
 
-``resolvers/sets.toml`` says what is asked for. Each set is locked twice for an isolated environment, and twice on a base
-that has some of its packages already: a venv with the wheels that the set pins, some of which fit and some of which do
-not. What is looked at:
+``resolvers/sets.toml`` says what is asked for. Each set is locked twice for an isolated environment, and twice on a
+base that has some of its packages already: a venv with the wheels that the set pins, some of which fit and some of
+which do not. What is looked at:
 
 ============  ==============================================================================================
 ``resolvers`` both find a lock, or neither does
@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
 
 from support.pythons import pythons
 from vrfstore import fs
@@ -85,7 +84,9 @@ class RequirementSet:
         unknown = item.keys() - set(cls.__slots__)
         if unknown:
             raise ValueError(f"{item['name']}: {', '.join(sorted(unknown))} is not known")
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in item.items()
+        }
         return cls(**values)
 
 
@@ -200,9 +201,7 @@ def different_answers(answers: Mapping[str, Answer], refused: int) -> list[str]:
 
 def different_wheels(answers: Mapping[str, Answer]) -> dict[str, str]:
     """Return how two locks differ, by the name of the package."""
-    found = {
-        resolver: {wheel.name: wheel for wheel in answer.wheels} for resolver, answer in answers.items()
-    }
+    found = {resolver: {wheel.name: wheel for wheel in answer.wheels} for resolver, answer in answers.items()}
     names = sorted({name for wheels in found.values() for name in wheels})
     return {
         name: "; ".join(f"{resolver} {wheels.get(name, 'nothing')}" for resolver, wheels in found.items())
