@@ -56,6 +56,11 @@ ALIKE = {
     "sets that exclude each other": Case(
         asked=["pear", "plum"], index=EXCLUSIVE, found=["fig-1.0", "pear-2.0", "plum-1.0"]
     ),
+    "the highest build tag": Case(
+        asked=["pear"],
+        index=[spec("pear"), spec("pear", build="2"), spec("pear", build="10a"), spec("pear", build="9")],
+        found=["pear-1.0-10a"],
+    ),
     "a local version": Case(asked=["pear==1.0"], index=[*PEARS, spec("pear", "1.0+cpu")], found=["pear-1.0+cpu"]),
     "no pre-release": Case(asked=["pear"], index=BETA, found=["pear-1.0"]),
     "a pre-release excluded": Case(asked=["pear!=1.0b1"], index=BETA, found=["pear-1.0"]),

@@ -15,6 +15,8 @@ import os
 import subprocess
 import tomllib
 from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from vrfstore import fs
 from vrfstore.errors import UsageError, VrfstoreError
@@ -154,7 +156,7 @@ class _Run:
         base = self._request.base
         document = tomllib.loads(text)
         packages = [
-            package
+            _latest_builds_first(package)
             for package in document.get("packages", [])
             if not _same(base.get(package["name"]), package.get("version"))
         ]
@@ -169,6 +171,31 @@ class _Run:
             Lock(wheels=lock.wheels, python=self._request.interpreter.short_version),
             tuple(source_of(package) for package in built),
         )
+
+
+def _latest_builds_first(package: dict[str, Any]) -> dict[str, Any]:
+    """Put wheels with a higher build tag first: pip takes the highest, and of equal ones the first is chosen.
+
+    A large set has thousands of wheels, hardly one of them with a build tag; so names are only parsed where one has.
+    """
+    wheels = package.get("wheels", [])
+    if not any(_filename(wheel).count("-") == _WITH_BUILD for wheel in wheels):
+        return package
+    from packaging.utils import parse_wheel_filename  # noqa: PLC0415 - hardly ever needed
+
+    def build(wheel: Mapping[str, Any]) -> tuple[()] | tuple[int, str]:
+        return parse_wheel_filename(_filename(wheel))[2]
+
+    return package | {"wheels": sorted(wheels, key=build, reverse=True)}
+
+
+_WITH_BUILD = 5
+"""Dashes in the file name of a wheel that has a build tag."""
+
+
+def _filename(wheel: Mapping[str, Any]) -> str:
+    place = wheel.get("name") or wheel.get("url") or wheel.get("path") or ""
+    return unquote(urlsplit(str(place)).path.rpartition("/")[2])
 
 
 def _same(one: str | None, other: str | None) -> bool:
