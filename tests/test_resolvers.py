@@ -63,9 +63,14 @@ ALIKE = {
     ),
     "a local version": Case(asked=["pear==1.0"], index=[*PEARS, spec("pear", "1.0+cpu")], found=["pear-1.0+cpu"]),
     "no pre-release": Case(asked=["pear"], index=BETA, found=["pear-1.0"]),
+    "a pre-release as lower bound": Case(asked=["pear>=1.0b1"], index=BETA, found=["pear-2.0b1"]),
+    "a pre-release as upper bound": Case(asked=["pear<2.1b1"], index=BETA, found=["pear-2.0b1"]),
     "a pre-release excluded": Case(asked=["pear!=1.0b1"], index=BETA, found=["pear-1.0"]),
     "a pre-release for others": Case(
         asked=["pear", "pear>=1.0b1; python_version < '3'"], index=BETA, found=["pear-1.0"]
+    ),
+    "a pre-release asked for twice": Case(
+        asked=["plum", "pear>=1.0b1"], index=BETA, found=["pear-2.0b1", "plum-1.0"]
     ),
     "nothing but pre-releases": Case(
         asked=["plum"], index=[spec("pear", "1.0b1"), spec("plum", "1.0", "pear")], found=["pear-1.0b1", "plum-1.0"]
@@ -169,6 +174,13 @@ def test_what_is_known_to_differ_still_does(
 ) -> None:
     case, by_uv = UNLIKE[name]
     assert locked(case) == {"pip": list(case.found), "uv": by_uv}
+
+
+def test_an_older_uv_is_not_asked_for_what_it_does_not_know(
+    locked: Callable[[Case], Mapping[str, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.12.0")
+    assert locked(ALIKE["a pre-release as lower bound"])["uv"] == ["pear-1.0"]
 
 
 # --- the tool

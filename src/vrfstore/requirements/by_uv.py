@@ -10,17 +10,18 @@ users know from pip.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from vrfstore import fs
 from vrfstore.errors import UsageError, VrfstoreError
-from vrfstore.model import Lock, LockFile
+from vrfstore.model import Interpreter, Lock, LockFile, Requirement
 from vrfstore.requirements import base as of_base
 from vrfstore.requirements import lockfile, pip, processes
 from vrfstore.requirements.budget import Budget
@@ -29,6 +30,7 @@ from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.request import Request
 from vrfstore.requirements.solution import Attempt, Solution, check_hashes, keep_words, source_of
 from vrfstore.store.store import Store
+from vrfstore.target import marker_environment
 
 __all__ = ["is_installed", "solve"]
 
@@ -131,7 +133,7 @@ class _Run:
             "--index-strategy", "unsafe-best-match",
             *(word for path in constraints for word in ("--constraints", path)),
             *([] if self._request.allow_builds else ["--only-binary", ":all:"]),
-            *(["--prerelease", "allow"] if settings.prereleases else []),
+            *self._prereleases(),
             *(["--no-index"] if settings.no_index else []),
             *(["--refresh"] if fresh else []),
             *(word for host in settings.trusted_hosts for word in ("--allow-insecure-host", host)),
@@ -141,6 +143,20 @@ class _Run:
         return processes.run(
             command, variables=_variables(settings, directory), budget=self._budget, directory=directory
         )
+
+    def _prereleases(self) -> list[str]:
+        """Return options that let uv take versions that are no releases where pip does.
+
+        To pip they count for whatever is asked for by one, as in ``pear>=2.0b1``. To uv they did so until 0.12, which
+        has them where there is no release only; from 0.13 on it can be told for which packages they count.
+        """
+        if self._settings.prereleases:
+            return ["--prerelease", "allow"]
+        asked = self._attempt.explained
+        named = _named_prereleases(asked.items + asked.constraints, self._request.interpreter)
+        if not named or not _knows_packages():
+            return []
+        return [word for name in sorted(named) for word in ("--prerelease-package", f"{name}=allow")]
 
     def _asked(self, links: list[str]) -> str:
         """Return the file of requirements, with the indexes: argv would show their credentials to everybody."""
@@ -171,6 +187,25 @@ class _Run:
             Lock(wheels=lock.wheels, python=self._request.interpreter.short_version),
             tuple(source_of(package) for package in built),
         )
+
+
+def _named_prereleases(asked: Iterable[Requirement], interpreter: Interpreter) -> set[str]:
+    """Return the names of what is asked for by a version that is no release."""
+    from packaging.requirements import Requirement as ParsedRequirement  # noqa: PLC0415 - loaded by now
+
+    variables = marker_environment(interpreter)
+    found = set()
+    for item in asked:
+        parsed = ParsedRequirement(item.text.partition(" --hash")[0])
+        if parsed.specifier.prereleases and (parsed.marker is None or parsed.marker.evaluate(variables)):
+            found.add(item.name)
+    return found
+
+
+def _knows_packages() -> bool:
+    """Whether the uv that is installed knows ``--prerelease-package``."""
+    major, minor, *_ = importlib.metadata.version("uv").split(".")
+    return (int(major), int(minor)) >= (0, 13)
 
 
 def _latest_builds_first(package: dict[str, Any]) -> dict[str, Any]:
