@@ -5,7 +5,8 @@ usage: .venv/bin/python benchmarks/resolving.py [--runs N] [--json FILE] [--only
 
 An index on loopback serves the real wheels and their metadata (PEP 658), so that no network is measured; it has one
 version of each project. Each wheel is fetched once, into ``.bench-wheels``. All are whole processes, which alternate;
-medians are compared, and each run of ours is divided by the run of its peer beside it.
+medians are compared, and each run of ours is divided by the run of its peer beside it. Beside the time that passes
+stands the processor time of the process and all that it starts, which depends less on what else the machine does.
 
 ============  ======================================  ====================================================
 scenario      vrfstore                                pip, uv
@@ -27,13 +28,14 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,11 +109,21 @@ def run(*words: str | Path) -> None:
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def milliseconds(action: Action) -> float:
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How long something took, in milliseconds: the time that passed, and that of processors in other processes."""
+
+    wall: float
+    processor: float
+
+
+def milliseconds(action: Action) -> Taken:
     """Return how long one call takes."""
-    began = time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     action()
-    return (time.perf_counter() - began) * 1000
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Taken(wall * 1000, processor * 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,9 +261,9 @@ def forget(store: Path) -> None:
             path.unlink()
 
 
-def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]]:
+def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[Taken]]:
     """Let contenders run in turns, once for warming up."""
-    times: dict[str, list[float]] = {each.name: [] for each in contenders}
+    times: dict[str, list[Taken]] = {each.name: [] for each in contenders}
     for number in range(runs + 1):
         for each in contenders:
             each.prepare()
@@ -261,7 +273,7 @@ def measure(contenders: Sequence[Contender], runs: int) -> dict[str, list[float]
     return times
 
 
-def linking(bench: Bench, runs: int) -> dict[str, list[float]]:
+def linking(bench: Bench, runs: int) -> dict[str, list[Taken]]:
     """Measure linking a file with one package added, and what it consists of."""
     bench.use_caches(bench.scratch / "caches")
     store = Store.open(bench.scratch / "store")
@@ -307,15 +319,37 @@ def described(times: Sequence[float]) -> dict[str, float]:
     return {"median": round(middle, 3), "low": round(low, 3), "high": round(high, 3), "runs": len(times)}
 
 
-def ratios(ours: Sequence[float], *parts: Sequence[float]) -> list[float]:
+def both(times: Sequence[Taken]) -> dict[str, dict[str, float]]:
+    """Return median and quartiles of both times."""
+    return {
+        "wall_ms": described([each.wall for each in times]),
+        "processor_ms": described([each.processor for each in times]),
+    }
+
+
+def ratios(ours: Sequence[Taken], *parts: Sequence[Taken]) -> list[float]:
     """Return how many times as long each run of ours took as its peers beside it together."""
-    return [each / sum(others) for each, *others in zip(ours, *parts, strict=True)]
+    return [
+        each.wall / sum(other.wall for other in others) for each, *others in zip(ours, *parts, strict=True)
+    ]
 
 
-def row(scenario: str, name: str, times: Sequence[float]) -> str:
+def shown(ratio: Mapping[str, float]) -> str:
+    """Return a ratio with its quartiles."""
+    return f"{ratio['median']:.2f} times ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def row(scenario: str, name: str, times: Sequence[Taken]) -> str:
     """Return a line of the table."""
-    found = described(times)
-    return f"{scenario:<9}{name:<27}{found['median']:9.1f} ms   ({found['low']:.1f} to {found['high']:.1f})"
+    found = both(times)
+    wall, processor = found["wall_ms"], found["processor_ms"]["median"]
+    measured = f"{processor:8.0f} ms" if processor else " " * 11
+    return f"{scenario:<9}{name:<26}{wall['median']:8.0f} ms  {wall['low']:6.0f} to {wall['high']:6.0f}{measured}"
+
+
+HEADING = (
+    f"{'':<9}{'medians':<26}{'wall':>11}{'quartiles':>18}{'processor':>11}   ours as to theirs, pair by pair"
+)
 
 
 def compared(scenario: str, bench: Bench, runs: int) -> dict[str, Any]:
@@ -325,29 +359,24 @@ def compared(scenario: str, bench: Bench, runs: int) -> dict[str, Any]:
         ours, theirs = measure(bench.contenders(scenario, resolver), runs).items()
         ratio = described(ratios(ours[1], theirs[1]))
         print(row(scenario, *theirs))
-        times = f"   {ratio['median']:.2f} times ({ratio['low']:.2f} to {ratio['high']:.2f})"
-        print(row(scenario, *ours) + times, flush=True)
-        found |= {ours[0]: described(ours[1]), theirs[0]: described(theirs[1]), f"ratio, {resolver}": ratio}
+        print(f"{row(scenario, *ours)}   {shown(ratio)}", flush=True)
+        found |= {ours[0]: both(ours[1]), theirs[0]: both(theirs[1]), f"ratio, {resolver}": ratio}
     return found
 
 
 def compared_linking(bench: Bench, runs: int) -> dict[str, Any]:
     """Measure linking a file with one package added, and print it."""
     times = linking(bench, runs)
-    whole, compile_, link, inner = times.values()
     for name, taken in times.items():
         print(row("link", name, taken))
-    outer, strict = described(ratios(whole, compile_, link)), described(ratios(whole, compile_, inner))
+    whole, resolved, linked, inner = times.values()
+    ratio, strict = described(ratios(whole, resolved, linked)), described(ratios(whole, resolved, inner))
     print(
-        f"with the uv resolver, link of a file with one package added takes {outer['median']:.2f} times "
-        f"({outer['low']:.2f} to {outer['high']:.2f}) uv's own resolve plus our link of the lock;"
+        f"With the uv resolver, link of a file with one package added takes {shown(ratio)} uv's own resolve plus our "
+        f"link of the lock; {shown(strict)} if of the latter only linking counts, and not the start of a process."
     )
-    print(
-        f"{strict['median']:.2f} times ({strict['low']:.2f} to {strict['high']:.2f}) where of that only the linking "
-        "counts, and not the start of a process"
-    )
-    return {name: described(taken) for name, taken in times.items()} | {
-        "ratio": outer,
+    return {name: both(taken) for name, taken in times.items()} | {
+        "ratio": ratio,
         "ratio, linking only": strict,
     }
 
@@ -369,6 +398,7 @@ def main() -> None:
         "machine": {"kernel": platform.release(), "processors": len(os.sched_getaffinity(0))},
     }
     print(f"{result['wheels']} wheels, Python {result['python']}, {result['machine']}")
+    print(HEADING)
     with tempfile.TemporaryDirectory(
         dir=Path.cwd(), prefix=".bench-", ignore_cleanup_errors=True
     ) as directory:
