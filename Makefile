@@ -19,7 +19,7 @@ MAKEFLAGS += --no-builtin-rules
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(VENV)/.runtime ## link the example's environment cold, warm and hit; run its report
@@ -60,6 +60,10 @@ corpus: $(VENV)/.dev ## unpack 200 real wheels and compare each with what pip in
 parity: $(VENV)/.dev ## compare environments of real packages with venvs made by pip, on every Python found
 	$(BIN)/python tests/parity.py
 
+.PHONY: resolvers
+resolvers: $(VENV)/.dev ## lock real requirement sets with pip and with uv, on every Python found, and compare
+	$(BIN)/python tests/resolvers.py
+
 .PHONY: kill-all
 kill-all: $(VENV)/.dev ## kill everything at every step, not only at a sample of them
 	$(BIN)/python -m pytest --kill-all -k "killed" tests
@@ -92,11 +96,15 @@ bench-fetching: $(VENV)/.dev ## measure fetching a hundred wheels from loopback 
 bench-archives: $(VENV)/.dev ## measure export and import beside tar with gzip
 	$(BIN)/python benchmarks/archives.py
 
+.PHONY: bench-resolving
+bench-resolving: $(VENV)/.dev ## measure resolving the document stack beside pip and uv themselves
+	$(BIN)/python benchmarks/resolving.py
+
 .PHONY: clean
 clean: ## remove everything that was made here
 	@# A store may protect its directories from writing.
 	[ ! -d .demo ] || find .demo -type d -exec chmod u+w {} +
-	rm -rf $(VENV) .demo .corpus .parity examples/report/out build dist .coverage .coverage.* \
+	rm -rf $(VENV) .demo .corpus .parity .bench-wheels examples/report/out build dist .coverage .coverage.* \
 		.hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find src tests examples benchmarks -name __pycache__ -type d -exec rm -rf {} +
 

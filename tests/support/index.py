@@ -1,5 +1,6 @@
 """A package index on the loopback interface that counts what it serves and misbehaves on request."""
 
+import functools
 import hashlib
 import html
 import io
@@ -277,6 +278,11 @@ class _File:
     metadata: bytes | None
     requires_python: str | None
 
+    # Computed once: real wheels are large, and pages are asked for again and again while something is measured.
+    @functools.cached_property
+    def sha256(self) -> str:
+        return _sha256(self.content)
+
     @classmethod
     def of(cls, filename: str, content: bytes) -> Self:
         if not filename.endswith(".whl"):
@@ -293,7 +299,7 @@ class _File:
             "filename": self.filename,
             "url": _file_path(self.filename),
             "size": len(self.content) if size is None else size,
-            "hashes": {"sha256": _sha256(self.content)} if hashed else {},
+            "hashes": {"sha256": self.sha256} if hashed else {},
         }
         if self.requires_python is not None:
             entry["requires-python"] = self.requires_python
@@ -303,7 +309,7 @@ class _File:
 
     def anchor(self, *, hashed: bool) -> str:
         """The file in an HTML page."""
-        fragment = f"#sha256={_sha256(self.content)}" if hashed else ""
+        fragment = f"#sha256={self.sha256}" if hashed else ""
         attributes = {"href": _file_path(self.filename) + fragment}
         if self.requires_python is not None:
             attributes["data-requires-python"] = self.requires_python

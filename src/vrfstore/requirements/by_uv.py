@@ -10,16 +10,19 @@ users know from pip.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
 import subprocess
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from vrfstore import fs
 from vrfstore.errors import UsageError, VrfstoreError
-from vrfstore.model import Lock, LockFile
+from vrfstore.model import Interpreter, Lock, LockFile, Requirement
 from vrfstore.requirements import base as of_base
 from vrfstore.requirements import lockfile, pip, processes
 from vrfstore.requirements.budget import Budget
@@ -28,6 +31,7 @@ from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.request import Request
 from vrfstore.requirements.solution import Attempt, Solution, check_hashes, keep_words, source_of
 from vrfstore.store.store import Store
+from vrfstore.target import marker_environment
 
 __all__ = ["is_installed", "solve"]
 
@@ -143,7 +147,7 @@ class _Run:
             "--index-strategy", "unsafe-best-match",
             *(word for path in constraints for word in ("--constraints", path)),
             *([] if self._request.allow_builds else ["--only-binary", ":all:"]),
-            *(["--prerelease", "allow"] if settings.prereleases else []),
+            *self._prereleases(),
             *(["--no-index"] if settings.no_index else []),
             *(["--refresh"] if fresh else []),
             *(word for host in settings.trusted_hosts for word in ("--allow-insecure-host", host)),
@@ -153,6 +157,20 @@ class _Run:
         return processes.run(
             command, variables=_variables(settings, directory), budget=self._budget, directory=directory
         )
+
+    def _prereleases(self) -> list[str]:
+        """Return options that let uv take versions that are no releases where pip does.
+
+        To pip they count for whatever is asked for by one, as in ``pear>=2.0b1``. To uv they did so until 0.12, which
+        has them where there is no release only; from 0.13 on it can be told for which packages they count.
+        """
+        if self._settings.prereleases:
+            return ["--prerelease", "allow"]
+        asked = self._attempt.explained
+        named = _named_prereleases(asked.items + asked.constraints, self._request.interpreter)
+        if not named or not _knows_packages():
+            return []
+        return [word for name in sorted(named) for word in ("--prerelease-package", f"{name}=allow")]
 
     def _asked(self, links: list[str]) -> str:
         """Return the file of requirements, with the indexes: argv would show their credentials to everybody."""
@@ -168,7 +186,7 @@ class _Run:
         base = self._request.base
         document = tomllib.loads(text)
         packages = [
-            package
+            _latest_builds_first(package)
             for package in document.get("packages", [])
             if not of_base.is_same_version(base.get(package["name"]), package.get("version"))
         ]
@@ -192,6 +210,50 @@ class _Run:
 def _place(text: str) -> str:
     """Return a URL as it is, and a path as what it means where we run: uv runs elsewhere."""
     return text if _SCHEME.match(text) else os.path.abspath(os.path.expanduser(text))
+
+
+def _named_prereleases(asked: Iterable[Requirement], interpreter: Interpreter) -> set[str]:
+    """Return the names of what is asked for by a version that is no release."""
+    from packaging.requirements import Requirement as ParsedRequirement  # noqa: PLC0415 - loaded by now
+
+    variables = marker_environment(interpreter)
+    found = set()
+    for item in asked:
+        parsed = ParsedRequirement(item.text.partition(" --hash")[0])
+        if parsed.specifier.prereleases and (parsed.marker is None or parsed.marker.evaluate(variables)):
+            found.add(item.name)
+    return found
+
+
+def _knows_packages() -> bool:
+    """Whether the uv that is installed knows ``--prerelease-package``."""
+    major, minor, *_ = importlib.metadata.version("uv").split(".")
+    return (int(major), int(minor)) >= (0, 13)
+
+
+def _latest_builds_first(package: dict[str, Any]) -> dict[str, Any]:
+    """Put wheels with a higher build tag first: pip takes the highest, and of equal ones the first is chosen.
+
+    A large set has thousands of wheels, hardly one of them with a build tag; so names are only parsed where one has.
+    """
+    wheels = package.get("wheels", [])
+    if not any(_filename(wheel).count("-") == _WITH_BUILD for wheel in wheels):
+        return package
+    from packaging.utils import parse_wheel_filename  # noqa: PLC0415 - hardly ever needed
+
+    def build(wheel: Mapping[str, Any]) -> tuple[()] | tuple[int, str]:
+        return parse_wheel_filename(_filename(wheel))[2]
+
+    return package | {"wheels": sorted(wheels, key=build, reverse=True)}
+
+
+_WITH_BUILD = 5
+"""Dashes in the file name of a wheel that has a build tag."""
+
+
+def _filename(wheel: Mapping[str, Any]) -> str:
+    place = wheel.get("name") or wheel.get("url") or wheel.get("path") or ""
+    return unquote(urlsplit(str(place)).path.rpartition("/")[2])
 
 
 def _preferences(versions: Mapping[str, str]) -> str:
