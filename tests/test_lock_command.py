@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.bases import base_with
+from support.bases import base_with, sdist
 from support.commands import Command, Ended, commands, in_process_of_its_own
 from support.crash import as_nobody
 from support.index import Index
@@ -388,3 +388,19 @@ def test_a_lock_of_ours_locks_to_itself(
     lock = tmp_path / "pylock.toml"
     either("lock", asked("apple"), "-o", lock)
     assert either("lock", lock).out == lock.read_text()
+
+
+def test_what_a_lock_names_as_a_source_is_built_where_that_is_allowed(
+    index: Index, command: Command, store: Store, tmp_path: Path
+) -> None:
+    data, filename = sdist("cherry")
+    index.add(data, filename)
+    asked, output = tmp_path / "requirements.vrf", tmp_path / "pylock.toml"
+    asked.write_text("cherry\n")
+    assert command("lock", str(asked), "-o", str(output), "--allow-builds").code == 0
+    refused = command("link", str(output), "--json")
+    assert (refused.code, refused.kind) == (11, "no-wheel")
+    assert "--allow-builds" in refused.document["error"]["hint"]
+    linked = command("link", str(output), "--allow-builds", "--json")
+    assert linked.versions == {"cherry": "1.0"}
+    assert command("link", str(output), "--allow-builds", "--json").document["status"] == "hit"

@@ -110,6 +110,17 @@ def test_machines_get_all_of_it(index: Index, asked: Asked, command: Command) ->
     assert [need["name"] for need in packages["apple"]["needs"]] == ["core", "sugar"]
 
 
+def test_an_extra_that_the_file_asks_for_brings_what_it_brings(
+    index: Index, asked: Asked, command: Command
+) -> None:
+    publish(index, APPLE, CORE, WheelSpec(name="sugar", version="2.0"))
+    assert command("tree", asked("Apple[JAM]"), "-q").out.splitlines() == [
+        "apple[jam] 1.2",
+        "├── core 1.0",
+        "└── sugar 2.0 (>=2)",
+    ]
+
+
 def test_what_the_base_has_is_marked(index: Index, asked: Asked, command: Command, tmp_path: Path) -> None:
     publish(index, PIE, APPLE)
     python = base_with(tmp_path / "base", CORE, WheelSpec(name="house", requires=["apple"]))

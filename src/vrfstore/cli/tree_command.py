@@ -60,27 +60,37 @@ def command(
     FILE is linked first, if that has not been done. What stands behind a name are the versions that whoever is above
     asks for; (base) is a package of the base interpreter, and what was shown before ends in an ellipsis.
     """
-    from vrfstore.runner import inspection, tree  # noqa: PLC0415 - not for help
+    from vrfstore.runner import configuration, inspection, tree  # noqa: PLC0415 - not for help
+    from vrfstore.runner import given as files  # noqa: PLC0415
     from vrfstore.runner.link import link  # noqa: PLC0415
     from vrfstore.store.store import Store  # noqa: PLC0415
 
     chosen = names(why, "--why")
-    place = given[0]
+    place, asked = given[0], None
     if len(given) > 1 or not os.path.isdir(place):
         with watching(quiet=quiet) as watch:
             opened = Store.open(store or default_store, durable=durable)
             result = link(given, store=opened, watch=watch, **options)
+        asked = tree.wanted(
+            files.take(
+                given,
+                trusted=options["trusted"],
+                extras=options["extras"],
+                groups=options["groups"],
+                service=configuration.read(os.environ).lock_name,
+            )
+        )
         if not quiet:
             for warning in result.warnings:
                 render.warn(warning)
         place = result.environment
-    found = tree.packages(inspection.find(place, store or default_store, to_look=False))
+    found = tree.packages(inspection.find(place, store or default_store, to_look=False), asked)
     missing = [name for name in chosen if name not in found]
     if missing:
         raise UsageError(
             f"the environment does not see {', '.join(missing)}", kind="package-unknown", path=place
         )
-    branches = tree.grow(found, chosen, inverted=bool(chosen))
+    branches = tree.grow(found, chosen, inverted=bool(chosen), asked=asked)
     if as_json:
         render.print_json({"environment": place, "packages": _to_json(found)})
     else:

@@ -54,7 +54,7 @@ def build(
     wheels = f"{scratch}/wheels"
     fs.make_directory(scratch)
     words = f"{scratch}/pip.log"
-    with pip.pip_for(store, base) as runner:
+    with pip.pip_for(store, base, index_url=request.index_url) as runner:
         done = pip.run(
             base.executable,
             runner,

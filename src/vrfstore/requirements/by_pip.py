@@ -23,7 +23,7 @@ from vrfstore.requirements import pip
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.explain import resolution_error
 from vrfstore.requirements.request import Request
-from vrfstore.requirements.solution import Attempt, Solution, SourceFile, keep_words, no_hash, source
+from vrfstore.requirements.solution import Attempt, Solution, SourceFile, keep_words, no_hash, source_file
 from vrfstore.requirements.targets import Target, check_environment, write_installed
 from vrfstore.requirements.urls import without_credentials
 from vrfstore.store.store import Store
@@ -46,7 +46,7 @@ def solve(store: Store, request: Request, attempt: Attempt, budget: Budget) -> S
     """
     base = request.base
     preferred = {name: version for name, version in attempt.preferred.items() if name not in base}
-    with pip.pip_for(store, request.interpreter) as runner:
+    with pip.pip_for(store, request.interpreter, index_url=request.index_url) as runner:
         run = functools.partial(_run, request, attempt, budget, runner=runner)
         solution, preferred = _keeping(run, preferred)
         # What the base has comes first; of what it cannot serve with, the version of the last time.
@@ -174,7 +174,7 @@ def _found(item: Mapping[str, Any], *, allow_builds: bool) -> LockedWheel | Sour
     filename = unquote(urlsplit(url).path.rpartition("/")[2])
     digest = download.get("archive_info", {}).get("hashes", {}).get("sha256")
     if allow_builds and not filename.endswith(".whl"):
-        return source(str(canonicalize_name(metadata["name"])), metadata["version"], url, digest)
+        return source_file(str(canonicalize_name(metadata["name"])), metadata["version"], url, digest)
     try:
         name, version, _, _ = parse_wheel_filename(filename)
     except InvalidWheelFilename as error:

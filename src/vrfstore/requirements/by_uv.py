@@ -22,14 +22,14 @@ from urllib.parse import unquote, urlsplit
 
 from vrfstore import fs
 from vrfstore.errors import UsageError, VrfstoreError
-from vrfstore.model import Interpreter, Lock, LockFile, Requirement
+from vrfstore.model import Interpreter, LockFile, Requirement
 from vrfstore.requirements import base as of_base
 from vrfstore.requirements import lockfile, pip, processes
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.explain import uv_error
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.request import Request
-from vrfstore.requirements.solution import Attempt, Solution, check_hashes, keep_words, source_of
+from vrfstore.requirements.solution import Attempt, Solution, check_hashes, keep_words
 from vrfstore.store.store import Store
 from vrfstore.target import marker_environment
 
@@ -190,21 +190,18 @@ class _Run:
             for package in document.get("packages", [])
             if not of_base.is_same_version(base.get(package["name"]), package.get("version"))
         ]
-        built = [package for package in packages if not package.get("wheels") and package.get("sdist")]
         import tomli_w  # noqa: PLC0415 - nobody else needs it before there is a lock
 
-        rest = document | {"packages": [package for package in packages if package not in built]}
-        lock_file = LockFile(self._attempt.log, tomli_w.dumps(rest))
-        lock = lockfile.select(lock_file, self._request.interpreter)
+        lock_file = LockFile(self._attempt.log, tomli_w.dumps(document | {"packages": packages}))
+        solution = lockfile.choose(
+            lock_file, self._request.interpreter, allow_builds=self._request.allow_builds
+        )
         try:
-            check_hashes(self._attempt.explained, lock)
+            check_hashes(self._attempt.explained, solution.lock)
         except VrfstoreError as error:
             error.log = keep_words(text, self._attempt.log)
             raise
-        return Solution(
-            Lock(wheels=lock.wheels, python=self._request.interpreter.short_version),
-            tuple(source_of(package) for package in built),
-        )
+        return solution
 
 
 def _place(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tomllib
@@ -25,6 +26,9 @@ _TOOL = "vrfstore"
 """The table of ours in ``[packages.tool]``."""
 
 
+@functools.lru_cache(
+    maxsize=2
+)  # a new lock is named, written and shown; each time takes as long as linking it
 def dumps(lock: Lock) -> str:
     """Return a lock as the text of a ``pylock.toml``; equal locks give equal text."""
     import tomli_w  # noqa: PLC0415 - only a new lock pays

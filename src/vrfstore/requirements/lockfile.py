@@ -19,15 +19,16 @@ from vrfstore.model import Interpreter, Lock, LockedWheel, LockFile, parse_diges
 from vrfstore.requirements import toml
 from vrfstore.requirements.parse import shown
 from vrfstore.requirements.places import beside, file_url, wheel_name
+from vrfstore.requirements.solution import Solution, SourceFile, source_file
 from vrfstore.requirements.urls import without_credentials
 from vrfstore.tags import allows_python, ordered_tags
 from vrfstore.target import marker_environment
 
 if TYPE_CHECKING:
     from packaging.markers import Marker
-    from packaging.pylock import Package, PackageWheel, Pylock
+    from packaging.pylock import Package, PackageSdist, PackageWheel, Pylock
 
-__all__ = ["offered", "select", "versions"]
+__all__ = ["choose", "offered", "select", "versions"]
 
 _KIND = "lock-invalid"
 _MEANINGLESS = (ValueError, TypeError, KeyError, AssertionError)
@@ -68,13 +69,26 @@ def versions(lock_file: LockFile) -> dict[str, str]:
 def select(
     lock_file: LockFile, interpreter: Interpreter, extras: Collection[str] = (), groups: Collection[str] = ()
 ) -> Lock:
-    """Return the wheels of a lock that are for an interpreter.
+    """Return the wheels of a lock that are for an interpreter; see ``choose``, but nothing may be built."""
+    return choose(lock_file, interpreter, extras, groups).lock
+
+
+def choose(
+    lock_file: LockFile,
+    interpreter: Interpreter,
+    extras: Collection[str] = (),
+    groups: Collection[str] = (),
+    *,
+    allow_builds: bool = False,
+) -> Solution:
+    """Return the wheels of a lock that are for an interpreter, and the source distributions of what has none.
 
     Args:
         lock_file: The lock; paths in it are relative to its directory.
         interpreter: For whom; need not be on this machine. What it has already does not matter.
         extras: Which extras are wanted, normalised; those that the lock does not know change nothing.
         groups: Which dependency groups, in the same way; the lock's own default if there are none.
+        allow_builds: A source distribution will do.
 
     Raises:
         RequirementsError: It is not a lock, or one of a later version.
@@ -97,12 +111,18 @@ def select(
     _check_packages(packages, lock_file, interpreter)
     ranks = {tag: rank for rank, tag in reversed(list(enumerate(ordered_tags(interpreter))))}
     best = {package.name: _best(package, ranks) for package in packages}
+    sources = [
+        package for package in packages if allow_builds and best[package.name] is None and package.sdist
+    ]
+    lacking = [package for package in packages if best[package.name] is None and package not in sources]
+    buildable = bool(lacking) and all(package.sdist is not None for package in lacking)
     _refuse(
-        (f"{package.name} ({_lack(package)})" for package in packages if best[package.name] is None),
+        (f"{package.name} ({_lack(package)})" for package in lacking),
         f"has no wheel for Python {interpreter.version} on {interpreter.platform}",
         "no-wheel",
         lock_file,
-        "lock again for this interpreter; vrfstore installs wheels only",
+        "lock again for this interpreter"
+        + (", or allow builds with --allow-builds" if buildable else "; vrfstore installs wheels only"),
     )
     _refuse(
         (name for name, wheel in best.items() if wheel is not None and "sha256" not in wheel.hashes),
@@ -112,7 +132,22 @@ def select(
         "lock again from an index that publishes hashes",
     )
     wheels = [_locked(package, wheel, lock_file) for package in packages if (wheel := best[package.name])]
-    return Lock(wheels=tuple(sorted(wheels, key=lambda wheel: wheel.name)), python=interpreter.short_version)
+    return Solution(
+        Lock(wheels=tuple(sorted(wheels, key=lambda wheel: wheel.name)), python=interpreter.short_version),
+        tuple(_source(package, lock_file) for package in sources),
+    )
+
+
+def _source(package: Package, lock_file: LockFile) -> SourceFile:
+    sdist = package.sdist
+    if sdist is None or package.version is None:
+        raise _invalid(f"{package.name} has a source distribution, and no version", lock_file)
+    try:
+        return source_file(
+            package.name, str(package.version), _url(sdist, lock_file), sdist.hashes.get("sha256")
+        )
+    except UsageError as error:
+        raise _invalid(f"the hash of {package.name} is none", lock_file) from error
 
 
 def _load(lock_file: LockFile) -> Pylock:
@@ -283,7 +318,7 @@ def _locked(package: Package, wheel: PackageWheel, lock_file: LockFile) -> Locke
     )
 
 
-def _url(wheel: PackageWheel, lock_file: LockFile) -> str:
-    if wheel.path:
-        return file_url(beside(lock_file.path, wheel.path))
-    return without_credentials(wheel.url or "")
+def _url(file: PackageWheel | PackageSdist, lock_file: LockFile) -> str:
+    if file.path:
+        return file_url(beside(lock_file.path, file.path))
+    return without_credentials(file.url or "")

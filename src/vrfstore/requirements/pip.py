@@ -259,7 +259,7 @@ def run_for_target(
 
 
 @contextmanager
-def pip_for(store: Store, interpreter: Interpreter) -> Iterator[str]:
+def pip_for(store: Store, interpreter: Interpreter, *, index_url: str = "") -> Iterator[str]:
     """Give the path of a ``__pip-runner__.py`` that runs on ``interpreter``; for a target, on our own Python.
 
     That is the pip that vrfstore was installed with. Where it is too new for that Python, the newest that is
@@ -277,7 +277,7 @@ def pip_for(store: Store, interpreter: Interpreter) -> Iterator[str]:
     if SpecifierSet(needs).contains(interpreter.version, prereleases=True):
         yield _own_pip()
         return
-    with _older_pip(store, interpreter.short_version) as directory:
+    with _older_pip(store, interpreter.short_version, index_url) as directory:
         yield f"{store.layout.of('entries', directory)}/site-packages/{_RUNNER}"
 
 
@@ -291,7 +291,7 @@ def _own_pip() -> str:
 
 
 @contextmanager
-def _older_pip(store: Store, version: str) -> Iterator[str]:
+def _older_pip(store: Store, version: str, index_url: str) -> Iterator[str]:
     """Give the directory name of the entry of the newest pip for a Python ``X.Y``, fetched where needed, leased."""
     memo = store.layout.of("interpreters", f"pip-{version}.json")
     for attempt in range(2):
@@ -305,13 +305,13 @@ def _older_pip(store: Store, version: str) -> Iterator[str]:
                     yield entry.reference.directory
                     return
         if attempt == 0:
-            _fetch_pip(store, version, memo)
+            _fetch_pip(store, version, memo, index_url)
     raise PackageIndexError(
         f"the pip for Python {version} was collected as soon as fetched", kind="pip-unavailable"
     )
 
 
-def _fetch_pip(store: Store, version: str, memo: str) -> None:
+def _fetch_pip(store: Store, version: str, memo: str, index_url: str) -> None:
     """Make the newest pip for a Python ``X.Y`` an entry, and remember which that is."""
     with store.session() as lease:
         directory = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
@@ -323,6 +323,7 @@ def _fetch_pip(store: Store, version: str, memo: str) -> None:
                 ["download", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", version,
                  "--dest", f"{directory}/wheels", "pip"],
                 scratch=directory,
+                index_url=index_url,
             )  # fmt: skip
             wheels = os.listdir(f"{directory}/wheels") if done.returncode == 0 else []
             if not wheels:
@@ -356,7 +357,7 @@ def settings(store: Store, interpreter: Interpreter, *, index_url: str = "") -> 
     if silent or not any(map(os.path.exists, configuration_files(interpreter))):
         return parse_settings(_listing(variables))
     python = sys.executable if isinstance(interpreter, Target) else interpreter.executable
-    with pip_for(store, interpreter) as runner:
+    with pip_for(store, interpreter, index_url=index_url) as runner:
         return parse_settings(run(python, runner, ["config", "list"], index_url=index_url).stdout)
 
 

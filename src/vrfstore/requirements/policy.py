@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from vrfstore.requirements.budget import Caps
-from vrfstore.requirements.solution import ResolverName
+
+if TYPE_CHECKING:  # what resolves takes 60 ms to import, which a hit does not pay
+    from vrfstore.requirements.solution import ResolverName
 
 __all__ = ["Policy"]
 

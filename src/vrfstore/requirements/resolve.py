@@ -21,7 +21,7 @@ from vrfstore.requirements import builds, by_pip, by_uv, inputs, lockfile, pip
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.request import Request
 from vrfstore.requirements.sizes import with_sizes
-from vrfstore.requirements.solution import Attempt, Resolver, ResolverName, Solution
+from vrfstore.requirements.solution import Attempt, Resolver, ResolverName, Solution, SourceFile
 from vrfstore.requirements.targets import Target
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
@@ -74,19 +74,21 @@ def resolve(  # noqa: PLR0913 - all but three by keyword
     """
     budget = budget or Budget()
     inputs.check_python(request.requirements, request.interpreter)
-    pinned = [lockfile.select(each, request.interpreter, request.requirements.extras, request.requirements.groups)
-              for each in request.requirements.locks]  # fmt: skip
-    locked = _without_base(request, _merged(request, [wheel for lock in pinned for wheel in lock.wheels]))
+    locked, locked_sources = _locked(request)
     solution = Solution(Lock(wheels=(), python=request.interpreter.short_version))
     scratch = store.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
     fs.make_directory(scratch)
     try:
-        attempt = replace(_attempt(request, scratch, log, locked, preferred or {}), fresh=fresh)
+        pins = {wheel.name: wheel.version for wheel in locked}
+        pins |= {source.name: source.version for source in locked_sources}
+        attempt = replace(_attempt(request, scratch, log, pins, preferred or {}), fresh=fresh)
         if request.requirements.items:
             pip.check_configuration(request.interpreter, index_url=request.index_url)
             solution = (resolver or choose(None, request))(store, request, attempt, budget)
-        budget.packages(len(locked) + len(solution.lock.wheels) + len(solution.sources))
-        built = [builds.build(store, request, attempt, each, budget, watch) for each in solution.sources]
+        sources = [*locked_sources, *(each for each in solution.sources if each.name not in pins)]
+        names = {wheel.name for wheel in solution.lock.wheels} | {each.name for each in sources}
+        budget.packages(len(pins.keys() | names))
+        built = [builds.build(store, request, attempt, each, budget, watch) for each in sources]
     finally:
         fs.remove_tree(scratch)
     wheels = _merged(request, [*locked, *solution.lock.wheels, *built])
@@ -99,25 +101,40 @@ def resolve(  # noqa: PLR0913 - all but three by keyword
 
 
 def _attempt(
-    request: Request, scratch: str, log: str, locked: list[LockedWheel], preferred: Mapping[str, str]
+    request: Request, scratch: str, log: str, pins: Mapping[str, str], preferred: Mapping[str, str]
 ) -> Attempt:
     asked = request.requirements
-    pins = "".join(f"{wheel.name}=={wheel.version}\n" for wheel in locked)
     limits = "".join(f"{item.text}\n" for item in request.protected)
-    given = {wheel.name for wheel in locked} | {item.name for item in request.protected}
+    pinned = "".join(f"{name}=={version}\n" for name, version in pins.items())
+    given = pins.keys() | {item.name for item in request.protected}
     return Attempt(
         scratch=scratch,
         log=log,
-        constraints=f"{asked.canonical_constraints}{limits}{pins}",
+        constraints=f"{asked.canonical_constraints}{limits}{pinned}",
         preferred={name: version for name, version in preferred.items() if name not in given},
         explained=replace(asked, constraints=(*asked.constraints, *request.protected)),
     )
 
 
-def _without_base(request: Request, wheels: list[LockedWheel]) -> list[LockedWheel]:
-    """Leave out what the base has in the very version that a lock file names."""
-    base = request.base
-    return [wheel for wheel in wheels if not of_base.is_same_version(base.get(wheel.name), wheel.version)]
+def _locked(request: Request) -> tuple[list[LockedWheel], list[SourceFile]]:
+    """Return what lock files name, but for what the base has in that very version: wheels, and what is to be built."""
+    asked, base = request.requirements, request.base
+    solutions = [
+        lockfile.choose(
+            each, request.interpreter, asked.extras, asked.groups, allow_builds=request.allow_builds
+        )
+        for each in asked.locks
+    ]
+    wheels = _merged(request, [wheel for each in solutions for wheel in each.lock.wheels])
+    sources = {source.name: source for each in solutions for source in each.sources}
+    return (
+        [wheel for wheel in wheels if not of_base.is_same_version(base.get(wheel.name), wheel.version)],
+        [
+            source
+            for name, source in sorted(sources.items())
+            if not of_base.is_same_version(base.get(name), source.version)
+        ],
+    )
 
 
 def _merged(request: Request, wheels: list[LockedWheel]) -> list[LockedWheel]:

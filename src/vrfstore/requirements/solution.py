@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from vrfstore import fs
@@ -24,7 +23,7 @@ __all__ = [
     "SourceFile",
     "check_hashes",
     "keep_words",
-    "source_of",
+    "source_file",
 ]
 
 
@@ -101,18 +100,7 @@ It raises ``ResolutionError`` where there are none, ``PackageIndexError`` where 
 """
 
 
-def source_of(package: Mapping[str, Any]) -> SourceFile:
-    """Return the source distribution of a package of a ``pylock.toml``.
-
-    Raises:
-        ResolutionError: It has no SHA-256.
-    """
-    sdist = package["sdist"]
-    url = sdist.get("url") or f"file://{os.path.abspath(sdist.get('path', ''))}"
-    return source(package["name"], package["version"], url, sdist.get("hashes", {}).get("sha256"))
-
-
-def source(name: str, version: str, url: str, digest: str | None) -> SourceFile:
+def source_file(name: str, version: str, url: str, digest: str | None) -> SourceFile:
     """Return a source distribution by what a resolver says of it.
 
     Raises:

@@ -11,14 +11,16 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vrfstore import fs
 from vrfstore.errors import UsageError
 from vrfstore.requirements.budget import Caps
 from vrfstore.requirements.policy import Policy
-from vrfstore.requirements.solution import ResolverName
 from vrfstore.units import parse_duration, parse_size
+
+if TYPE_CHECKING:  # see requirements.policy
+    from vrfstore.requirements.solution import ResolverName
 
 __all__ = ["Configuration", "applied", "places", "read"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,11 +12,12 @@ from vrfstore.linker.distributions import distributions
 from vrfstore.model import Interpreter
 from vrfstore.needs import Described, Need, described, needs
 from vrfstore.requirements import base as of_base
+from vrfstore.runner.given import Given
 from vrfstore.runner.inspection import Found
 from vrfstore.store import interpreters
 from vrfstore.target import marker_environment
 
-__all__ = ["Branch", "Package", "grow", "packages"]
+__all__ = ["Branch", "Package", "grow", "packages", "wanted"]
 
 Origin = Literal["environment", "base", "missing"]
 
@@ -59,8 +60,30 @@ class Branch:
     shown: bool = False
 
 
-def packages(found: Found) -> dict[str, Package]:
+def wanted(given: Given) -> dict[str, frozenset[str]]:
+    """Return the extras that files ask for by name, normalised; of what they name, all are there.
+
+    Raises:
+        RequirementsError: See ``given.Given.read``.
+    """
+    from packaging.requirements import Requirement  # noqa: PLC0415 - 20 ms that an environment does not pay
+    from packaging.utils import canonicalize_name  # noqa: PLC0415
+
+    found: dict[str, frozenset[str]] = {}
+    for item in given.read(lambda _: None).items:
+        extras = Requirement(item.text.partition(" --hash")[0]).extras
+        found[item.name] = found.get(item.name, frozenset()) | {
+            str(canonicalize_name(each)) for each in extras
+        }
+    return found
+
+
+def packages(found: Found, asked: Mapping[str, Collection[str]] | None = None) -> dict[str, Package]:
     """Return all that an environment sees, by normalised name.
+
+    Args:
+        found: The environment.
+        asked: The extras that somebody asked for when it was linked, by name.
 
     Raises:
         InterpreterError: Its interpreter is not there.
@@ -75,7 +98,7 @@ def packages(found: Found) -> dict[str, Package]:
         for each in distributions(site)
     ]
     below = [] if record.options.isolated else of_base.distributions(base)
-    return _with_needs(own, below, base)
+    return _with_needs(own, below, base, asked or {})
 
 
 def _described(path: str, name: str, version: str) -> Described:
@@ -86,13 +109,16 @@ def _described(path: str, name: str, version: str) -> Described:
 
 
 def _with_needs(
-    own: Iterable[Described], base: Iterable[Described], interpreter: Interpreter
+    own: Iterable[Described],
+    base: Iterable[Described],
+    interpreter: Interpreter,
+    extras_asked: Mapping[str, Collection[str]],
 ) -> dict[str, Package]:
     """Return packages with all that they need: what an extra brings counts where somebody asks for the extra."""
     variables = marker_environment(interpreter)
     there: dict[str, tuple[Described, Origin]] = {found.name: (found, "base") for found in base}
     there |= {found.name: (found, "environment") for found in own}
-    extras: dict[str, set[str]] = {name: set() for name in there}
+    extras: dict[str, set[str]] = {name: set(extras_asked.get(name, ())) for name in there}
     while True:
         asked = {
             name: tuple(needs(found, variables, sorted(extras[name]))) for name, (found, _) in there.items()
@@ -109,11 +135,18 @@ def _with_needs(
     }
 
 
-def grow(found: Mapping[str, Package], roots: Sequence[str] = (), *, inverted: bool = False) -> list[Branch]:
+def grow(
+    found: Mapping[str, Package],
+    roots: Sequence[str] = (),
+    *,
+    inverted: bool = False,
+    asked: Mapping[str, Collection[str]] | None = None,
+) -> list[Branch]:
     """Return the tree.
 
     Args:
         found: As ``packages`` returns them.
+        asked: As there: what extras stand behind names at the top.
         roots: What stands at the top, normalised; by default what is in the environment and nothing there needs.
         inverted: Below each stands what needs it, instead of what it needs.
     """
@@ -132,7 +165,8 @@ def grow(found: Mapping[str, Package], roots: Sequence[str] = (), *, inverted: b
     else:
         tops, rest = list(roots), []
     shown: set[str] = set()
-    branches = [_branch(found, edges, Edge(name), shown) for name in tops]
+    extras = {} if inverted else {name: tuple(sorted(each)) for name, each in (asked or {}).items()}
+    branches = [_branch(found, edges, Edge(name, extras=extras.get(name, ())), shown) for name in tops]
     return branches + [_branch(found, edges, Edge(name), shown) for name in rest if name not in shown]
 
 
