@@ -495,6 +495,30 @@ def test_for_another_minor_version_it_is_resolved_again_and_linked_beside(world:
     assert dangling(str(place)) == []
 
 
+def test_what_came_from_a_lock_and_from_a_wheel_by_path_follows_to_another_minor_version(
+    world: World,
+) -> None:
+    old, new = builds(other=True)[-2:]
+    base = base_at(world.folder / "opt", old)
+    place, lock, own = (world.folder / name for name in ("following", "pylock.toml", "own.txt"))
+    wheel = build_wheel(FIG, world.folder)
+    own.write_text(f"./{wheel.name}\n")
+    world.requirements.write_text("apple\n")
+    store = ["--store", world.store.root]
+    commands: list[list[str | Path]] = [
+        ["lock", world.requirements, "-o", lock, "--python", base],
+        ["link", lock, own, "--into", place, "--python", base],
+    ]
+    for command in commands:
+        done = vrfstore(*store, *command)
+        assert done.returncode == 0, done
+    base_at(world.folder / "opt", new)
+    assert world.heal(place).left == ()
+    assert world.says("sys.version_info[1], apple.who, bool(fig)", "apple", "fig", place=place) == (
+        f"({probed(new).short_version.partition('.')[2]}, 1, True)"
+    )
+
+
 def test_where_nothing_can_be_had_for_the_new_one_all_stays(world: World) -> None:
     old, new = builds(other=True)[-2:]
     base = base_at(world.folder / "opt", old)

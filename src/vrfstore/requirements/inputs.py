@@ -34,7 +34,7 @@ from vrfstore.requirements.script import NO_BLOCK, read_script
 from vrfstore.requirements.texts import read_text
 from vrfstore.tags import allows_python
 
-__all__ = ["Kind", "check_python", "is_trusted", "kind_of", "read", "read_beside"]
+__all__ = ["Kind", "check_python", "is_trusted", "kind_of", "read", "read_beside", "read_recorded"]
 
 Kind: TypeAlias = Literal["lock", "project", "script", "text"]
 
@@ -248,6 +248,25 @@ def read_beside(
         items=tuple(replace(item, path=item.path or theirs) for item in found.items),
         constraints=tuple(replace(item, path=item.path or theirs) for item in found.constraints),
         files=tuple(sorted({*found.files, absolute})),
+    )
+
+
+def read_recorded(text: str, path: str) -> Requirements:
+    """Return what a record of ours says that was asked for: a canonical text, maybe with wheels by URL.
+
+    Args:
+        text: See ``Requirements.canonical``.
+        path: What to call it in errors.
+
+    Raises:
+        RequirementsError: A wheel that it names cannot be read any more, or it is not what we wrote.
+    """
+    gathering = Gathering(before_reading=lambda _: None)
+    read_text(gathering, text.encode(), path, trusted=True)
+    if gathering.faults:
+        raise parse.together(gathering.faults)
+    return Requirements(
+        path=path, items=_of_first(gathering.items, path), files=tuple(sorted(gathering.files))
     )
 
 

@@ -206,11 +206,11 @@ class _Heal:
                 path=self.found.place,
                 hint="heal it without --no-network",
             )
-        from vrfstore.requirements import parse  # noqa: PLC0415 - where another X.Y came only
+        from vrfstore.requirements import inputs  # noqa: PLC0415 - where another X.Y came only
         from vrfstore.runner.link import link_again  # noqa: PLC0415
 
         theirs = by_hand(self.found.place, record, record.library)
-        asked = parse.parse(record.requirements.encode(), record.path or self.found.place)
+        asked = inputs.read_recorded(record.requirements, record.path or self.found.place)
         result = link_again(
             self.store,
             asked,

@@ -256,7 +256,7 @@ class Linking:
         lock: str,
     ) -> _Made:
         asked = Asked(
-            requirements=self.asked.canonical,
+            requirements=self._recorded(plans),
             path=os.path.abspath(self.asked.path),
             python=self.python,
             lock=lock,
@@ -275,6 +275,16 @@ class Linking:
                 *(() if linked.changes.nothing else _pip_that_follows_links(base, options, plans)),
             ),
         )
+
+    def _recorded(self, plans: Sequence[EntryPlan]) -> str:
+        """Return what is asked for as another interpreter will have to be asked for it: a lock is for this one only."""
+        named = {item.name for item in self.asked.items}
+        pins = sorted(
+            f"{plan.reference.name}=={plan.reference.version}\n"
+            for plan in (plans if self.asked.locks else ())
+            if plan.reference.name not in named
+        )
+        return f"{self.asked.canonical}{''.join(pins)}"
 
     def _fitting(self, stack: ExitStack, locker: Locker) -> _Ready:
         """Have the wheels there, and make sure that the interpreter can use them; see ``_ready``.

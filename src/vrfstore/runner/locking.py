@@ -149,7 +149,9 @@ class Locker:
                 path=asked.path,
                 hint="link it once without --offline, or give a pylock.toml whose wheels are in the store",
             )
-        return self._kept(resolve.resolve(self.store, self.session, self.request, log="", budget=self.budget))
+        # Only what is in locks, and nothing is built: a build may want the network for what it needs itself.
+        request = replace(self.request, allow_builds=False)
+        return self._kept(resolve.resolve(self.store, self.session, request, log="", budget=self.budget))
 
     def _known(self, digest: str) -> Locked | None:
         memo = memos.read_request(self.store.layout, digest)
