@@ -29,6 +29,7 @@ from vrfstore.requirements.budget import Budget, Caps
 from vrfstore.requirements.fetch import Fetched
 from vrfstore.requirements.patience import Patience
 from vrfstore.requirements.pip import PipSettings
+from vrfstore.requirements.policy import Policy
 from vrfstore.store.store import Store
 
 SIZE = 200_000
@@ -702,8 +703,11 @@ def test_an_index_without_hashes_is_not_fetched_from(
         index.without_hashes = True
         monkeypatch.setenv("PIP_INDEX_URL", index.url)
         with pytest.raises(ResolutionError) as caught:
-            vrfstore.link(requirements, store=store)
+            vrfstore.link(requirements, store=store, policy=Policy(resolver="pip"))
         assert (caught.value.exit_code, caught.value.kind) == (11, "no-hash")
         assert index.downloads("apple-1.0-py3-none-any.whl") <= 1
-    assert store.entries() == []
-    assert litter(store) == []
+        assert store.entries() == []
+        assert litter(store) == []
+        # uv computes what the index does not say, and what is fetched is held against that.
+        (package,) = vrfstore.link(requirements, store=store, policy=Policy(resolver="uv")).packages
+        assert package.digest == locked(index, SMALL[0]).digest

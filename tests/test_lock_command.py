@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ from support.commands import Command, Ended, commands, in_process_of_its_own
 from support.crash import as_nobody
 from support.index import Index
 from support.wheels import WheelSpec
-from vrfstore.cli.application import run
+from vrfstore import fs
 from vrfstore.store.store import Store
 
 UV = f"{os.path.dirname(sys.executable)}/uv"
@@ -241,25 +243,35 @@ def test_where_nothing_can_be_written_it_is_told(
     assert ended.code == 2
 
 
-def test_who_may_not_write_there_is_told(
-    orchard: Index, asked: Asked, command: Command, tmp_path: Path
-) -> None:
+def test_who_may_not_write_there_leaves_nothing(tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can be somebody else")
-    path, closed = asked("apple"), tmp_path / "closed"
+    closed = tmp_path / "closed"
     closed.mkdir(mode=0o755)
-    for parent in [tmp_path, *tmp_path.parents][:3]:
+    (closed / "pylock.toml").write_text("as it was")
+    for parent in [tmp_path, *tmp_path.parents]:
+        if parent == Path(tempfile.gettempdir()):
+            break
         parent.chmod(0o755)
-    store = tmp_path / "theirs"
-    os.mkdir(store)
-    os.chown(store, 65534, 65534)
-    os.chown(tmp_path / "home", 65534, 65534)
-    output = f"{closed}/pylock.toml"
-    code = as_nobody(
-        lambda: run(["--store", f"{store}/s", "lock", str(path), "-o", output, "--resolver", "pip"])
-    )
-    assert code == 21
-    assert os.listdir(closed) == []
+
+    def write() -> int | None:
+        try:
+            fs.replace_file(f"{closed}/pylock.toml", b"new")
+        except OSError as error:
+            return error.errno
+        return None
+
+    assert as_nobody(write) == errno.EACCES
+    assert os.listdir(closed) == ["pylock.toml"]
+    assert (closed / "pylock.toml").read_text() == "as it was"
+
+
+def test_where_nothing_can_be_written_is_told(
+    orchard: Index, asked: Asked, command: Command, tmp_path: Path
+) -> None:
+    refused = command("lock", asked("apple"), "-o", tmp_path / "nowhere/pylock.toml", "--json")
+    assert (refused.code, refused.kind) == (2, "path")
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_stdout_that_is_a_file_is_written_to(
