@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from vrfstore.errors import (
 from vrfstore.interpreter import default_executable
 from vrfstore.model import Event
 from vrfstore.requirements.policy import Policy
+from vrfstore.runner import configuration
 from vrfstore.runner.link import LinkResult
 from vrfstore.store.store import Store
 
@@ -490,3 +491,21 @@ def test_wheels_of_a_local_folder_are_taken_by_path(
     assert result.status == "built"
     lock = tomllib.loads(Path(result.lock).read_text())
     assert lock["packages"][0]["wheels"][0]["path"] == str(folder / "apple-1.0-py3-none-any.whl")
+
+
+def test_nothing_is_remembered_under_a_configuration_that_changed_while_it_was_read(
+    orchard: Index, store: Store, requirements: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vrfstore.toml"
+    path.write_text("[resolve]\nmax-packages = 100\n")
+    monkeypatch.setenv("VRFSTORE_CONFIG", str(path))
+    read = configuration.read
+
+    def changed_behind_our_back(variables: Mapping[str, str]) -> configuration.Configuration:
+        found = read(variables)
+        path.write_text("[resolve]\nmax-packages = 0\n")
+        return found
+
+    monkeypatch.setattr(configuration, "read", changed_behind_our_back)
+    vrfstore.link(requirements, store=store)
+    assert os.listdir(store.layout.of("inputs")) == []

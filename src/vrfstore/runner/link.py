@@ -96,6 +96,14 @@ def link(  # noqa: PLR0913 - all but the first by keyword
     if target is not None and python is not None:
         raise UsageError("an environment is for one interpreter: python or target", kind="options-conflict")
     opened = store if isinstance(store, Store) else Store.open(store)
+    stats: dict[str, str] = {}
+
+    def note(path: str) -> None:
+        """Keep what tells whether a file that has a say is still the same; before it is read."""
+        stats[path] = fs.stat_token(path)
+
+    for place_of_configuration in configuration.places(os.environ):
+        note(place_of_configuration)
     configured = configuration.read(os.environ)
     policy = configuration.applied(policy, configured)
     paths = [requirements] if isinstance(requirements, (str, os.PathLike)) else list(requirements)
@@ -125,13 +133,6 @@ def link(  # noqa: PLR0913 - all but the first by keyword
                 # Its record is not what it was; the whole way links the next generation.
                 if kept is not None:
                     kept.release()
-    stats: dict[str, str] = {}
-
-    def note(path: str) -> None:
-        stats[path] = fs.stat_token(path)
-
-    for path in configuration.places(os.environ):
-        note(path)
     read = asked.read(note)
     text, whole = digests
     link_whole = Linking(
