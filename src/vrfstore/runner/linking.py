@@ -38,7 +38,6 @@ from vrfstore.requirements import fetch, pip, targets
 from vrfstore.requirements import lock as locks
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
-from vrfstore.requirements.request import Request
 from vrfstore.runner.clock import Clock
 from vrfstore.runner.locking import Locked, Locker
 from vrfstore.runner.result import LinkedPackage, LinkResult
@@ -177,18 +176,12 @@ class Linking:
         return self._result(made, ready, kept)
 
     def _locker(self, session: Lease, base: Interpreter) -> Locker:
-        request = Request(
+        return Locker.of(
+            store=self.store,
+            session=session,
             requirements=self.asked,
             interpreter=base,
             isolated=self.options.isolated,
-            index_url=self.policy.index_url,
-            allow_builds=self.policy.allow_builds,
-            protect=self.policy.protect,
-        )
-        return Locker(
-            store=self.store,
-            session=session,
-            request=request,
             policy=self.policy,
             budget=self.budget,
             clock=self.clock,

@@ -14,7 +14,6 @@ from vrfstore.requirements import lock as locks
 from vrfstore.requirements import lockfile, parse, targets
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
-from vrfstore.requirements.request import Request
 from vrfstore.runner import configuration, given
 from vrfstore.runner.clock import Clock
 from vrfstore.runner.locking import Locker
@@ -94,18 +93,12 @@ def lock(  # noqa: PLR0913 - all but the first by keyword
             else interpreters.known(store.layout, session, probing.find(python))[0]
         )
         isolated = options.isolated or (target is not None and not base.base)
-        request = Request(
+        locker = Locker.of(
+            store=store,
+            session=session,
             requirements=asked,
             interpreter=base,
             isolated=isolated,
-            index_url=policy.index_url,
-            allow_builds=policy.allow_builds,
-            protect=policy.protect,
-        )
-        locker = Locker(
-            store=store,
-            session=session,
-            request=request,
             policy=policy,
             budget=budget,
             clock=clock,

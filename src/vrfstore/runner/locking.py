@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from vrfstore.errors import NotPermittedError, PackageIndexError, ResolutionError
-from vrfstore.model import Event, Lock, Watcher
+from vrfstore.model import Event, Interpreter, Lock, Requirements, Watcher
 from vrfstore.requirements import base as of_base
 from vrfstore.requirements import by_pip, inputs, resolve
 from vrfstore.requirements import lock as locks
@@ -73,6 +73,39 @@ class Locker:
     clock: Clock
     watch: Watcher
     now: Callable[[], float] = time.time
+
+    @classmethod
+    def of(  # noqa: PLR0913 - all by keyword
+        cls,
+        *,
+        store: Store,
+        session: Lease,
+        requirements: Requirements,
+        interpreter: Interpreter,
+        isolated: bool,
+        policy: Policy,
+        budget: Budget,
+        clock: Clock,
+        watch: Watcher,
+    ) -> Locker:
+        """Return what finds the lock of requirements for an interpreter under a policy."""
+        request = Request(
+            requirements=requirements,
+            interpreter=interpreter,
+            isolated=isolated,
+            index_url=policy.index_url,
+            allow_builds=policy.allow_builds,
+            protect=policy.protect,
+        )
+        return cls(
+            store=store,
+            session=session,
+            request=request,
+            policy=policy,
+            budget=budget,
+            clock=clock,
+            watch=watch,
+        )
 
     @property
     def may_ask_pip(self) -> bool:
