@@ -17,7 +17,7 @@
       interpreters/<digest>.json      what a probe said; <digest>/ the ready-made links to that python
       roots/<name>.json               pins
       external/<token>.json           environments elsewhere that refer to entries
-      leases/held.<id>.<protects>     see store.leases
+      leases/<kind>.<id>.<key>[.…]    see store.leases
       holds/                          files that are only ever locked, never removed
       gc/                             run (hold), condemned, spare
       tmp/<id>.<random>               files on their way to a name
