@@ -235,9 +235,11 @@ class View:
         if state is None or self._protections.keep_all or self._protections.keep_before:
             return False
         try:
-            return os.stat(self._layout.record(name)).st_mtime == state.last_use
+            last_use = os.stat(self._layout.record(name)).st_mtime
         except OSError:
             return False
+        self._environments[name] = replace(state, last_use=last_use)
+        return last_use == state.last_use
 
     def _entry_is_unclaimed(self, name: str) -> bool:
         made = self._entries.get(name)

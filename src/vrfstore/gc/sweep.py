@@ -15,6 +15,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from vrfstore import fs
@@ -113,22 +114,26 @@ def preview(store: Store, policy: Policy) -> Report:
     )
 
 
-def collect(store: Store, policy: Policy, *, timeout: float | None = 0) -> Report:
+def collect(
+    store: Store, policy: Policy, *, timeout: float | None = 0, on_wait: Callable[[], None] | None = None
+) -> Report:
     """Remove what the policy lets go.
 
     Args:
         store: The store.
         policy: What the operator wants.
         timeout: Seconds to wait for another collection; None for as long as that takes.
+        on_wait: Called once, if there is one.
 
     Raises:
         BusyError: Another collection is at work.
     """
-    try:
-        with hold(store.layout.of("gc", "run"), timeout=timeout):
-            return _Sweep(store, policy).run()
-    except BusyError as error:
-        raise BusyError("another gc is at work", kind="gc-running", hint="let it finish") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(store.layout.of("gc", "run"), timeout=timeout, on_wait=on_wait))
+        except BusyError as error:
+            raise BusyError("another gc is at work", kind="gc-running", hint="let it finish") from error
+        return _Sweep(store, policy).run()
 
 
 def _view(store: Store, policy: Policy, began: float | None = None) -> scan.View:
