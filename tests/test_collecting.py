@@ -20,8 +20,9 @@ from vrfstore.gc.policy import Policy, Room
 from vrfstore.runner import collecting
 from vrfstore.runner.configuration import Collecting
 from vrfstore.runner.doctor import look
-from vrfstore.store import leases
+from vrfstore.store import condemned, leases
 from vrfstore.store.holds import hold
+from vrfstore.store.layout import Layout
 from vrfstore.store.store import Store
 
 DAY = 86400.0
@@ -111,19 +112,20 @@ def test_what_comes_back_when_trees_go_are_the_inodes_that_lose_their_last_link(
 
 
 def test_a_link_counts_whether_or_not_the_others_have_gone_meanwhile(tmp_path: Path) -> None:
-    for name in ("one", "two", "three"):
-        (tmp_path / name).mkdir()
-    with (tmp_path / "one/file").open("wb") as stream:
+    trees = [tmp_path / "trees" / name for name in ("one", "two", "three")]
+    for tree in trees:
+        tree.mkdir(parents=True)
+    with (trees[0] / "file").open("wb") as stream:
         stream.write(b"x" * 9000)
         stream.flush()
         os.fsync(stream.fileno())  # until then, its blocks are a guess
-    os.link(tmp_path / "one/file", tmp_path / "two/file")
-    os.link(tmp_path / "one/file", tmp_path / "three/file")
-    expected = sizes.size_of(str(tmp_path)) - os.lstat(tmp_path).st_blocks * 512
+    for tree in trees[1:]:
+        os.link(trees[0] / "file", tree / "file")
+    expected = sizes.size_of(str(tmp_path / "trees")) - os.lstat(tmp_path / "trees").st_blocks * 512
     freed = sizes.Freed()
-    for name in ("one", "two", "three"):
-        freed.see(str(tmp_path / name))
-        fs.remove_tree(str(tmp_path / name))
+    for tree in trees:
+        freed.see(str(tree))
+        fs.remove_tree(str(tree))
     assert freed.bytes == expected
 
 
@@ -244,13 +246,14 @@ def test_a_batch_is_as_large_as_users_do_not_notice(
     store: Store, environments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert environments
-    batches = []
-    publish = sweep.condemned.publish
-    monkeypatch.setattr(
-        sweep.condemned,
-        "publish",
-        lambda layout, listed: (batches.append(len(listed)), publish(layout, listed)),
-    )
+    batches: list[int] = []
+    publish = condemned.publish
+
+    def notice(layout: Layout, listed: list[str]) -> None:
+        batches.append(len(listed))
+        publish(layout, listed)
+
+    monkeypatch.setattr(condemned, "publish", notice)
     for number in range(40):
         directory = Path(store.layout.of("entries", f"{number:020x}-x-1"))
         directory.mkdir()

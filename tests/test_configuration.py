@@ -11,10 +11,10 @@ from support.commands import Command, commands
 from support.index import Index
 from support.wheels import WheelSpec
 from vrfstore.errors import UsageError
+from vrfstore.gc.policy import Room
 from vrfstore.requirements.budget import Caps
 from vrfstore.requirements.policy import Policy
 from vrfstore.runner import configuration
-from vrfstore.gc.policy import Room
 from vrfstore.runner.configuration import Collecting, Configuration, applied
 from vrfstore.store.store import Store
 
