@@ -84,10 +84,6 @@ class Root:
         of_part = (name.removeprefix(f"{part}/") for name in self.names if name.startswith(f"{part}/"))
         return next(of_part, None)
 
-    def kept(self, keep_last: int) -> tuple[str, ...]:
-        """Return what it keeps."""
-        return (f"environments/{self.environment}" if self.environment else f"entries/{self.entry}",)
-
 
 def add(store: Store, name: str, target: str) -> Root:
     """Pin an environment, an entry or a lock under a name, in place of what that name pinned before.
