@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -644,14 +645,17 @@ class _Removal:
             raise OSError(errno.EXDEV, "it is a mount point or a subvolume, and is left alone", path)
 
 
-def _place(descriptor: int) -> tuple[int, bytes]:
-    """Return on which file system and on which mount an open directory is: its device, and the line of its mount.
+def _place(descriptor: int) -> tuple[int, int | bytes]:
+    """Return on which file system and on which mount an open directory is: its device, and what names its mount.
 
     The device alone does not tell a file system that is mounted a second time. What the kernel says of the open
-    file itself (proc(5), fdinfo) does, whatever is renamed, mounted or swapped meanwhile. Without ``/proc`` the
-    device has to do.
+    file itself does, whatever is renamed, mounted or swapped meanwhile: statx(2), since Linux 5.8; before that
+    proc(5), at three times the price. Without either the device has to do.
     """
     device = os.fstat(descriptor).st_dev
+    mount = _Statx.mount(descriptor)
+    if mount is not None:
+        return device, mount
     try:
         information = os.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -661,3 +665,32 @@ def _place(descriptor: int) -> tuple[int, bytes]:
     finally:
         os.close(information)
     return device, next((line for line in lines if line.startswith(b"mnt_id:")), b"")
+
+
+class _Statx:
+    """statx(2), which Python has no name for before 3.15; loaded when the first tree is removed."""
+
+    _EMPTY_PATH = 0x1000
+    _MOUNT = 0x1000
+    _MASK = slice(0, 4)
+    _MOUNT_FIELD = slice(0x90, 0x98)
+
+    _call: Callable[[int, bytes, int, int, object], int] | None = None
+    _loaded = False
+
+    @classmethod
+    def mount(cls, descriptor: int) -> int | None:
+        """Return the number of the mount that an open file was reached by; None where nobody can tell."""
+        import ctypes  # noqa: PLC0415 - 5 ms that only a removal pays
+
+        if not cls._loaded:
+            cls._loaded = True
+            cls._call = getattr(ctypes.CDLL(None), "statx", None)
+        if cls._call is None:
+            return None
+        found = ctypes.create_string_buffer(256)
+        if cls._call(descriptor, b"", cls._EMPTY_PATH, cls._MOUNT, found) != 0:
+            return None
+        if not int.from_bytes(found.raw[cls._MASK], sys.byteorder) & cls._MOUNT:
+            return None
+        return int.from_bytes(found.raw[cls._MOUNT_FIELD], sys.byteorder)
