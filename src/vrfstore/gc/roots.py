@@ -27,6 +27,10 @@ class Root:
     environment: str | None = None
     entry: str | None = None
 
+    def kept(self, keep_last: int) -> tuple[str, ...]:
+        """Return what it keeps."""
+        return (f"environments/{self.environment}" if self.environment else f"entries/{self.entry}",)
+
 
 def add(store: Store, name: str, target: str) -> Root:
     """Pin an environment or an entry under a name, in place of what that name pinned before.

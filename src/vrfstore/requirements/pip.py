@@ -25,7 +25,7 @@ from vrfstore.model import Digest, Interpreter
 from vrfstore.requirements import processes
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.targets import Target, unknown_pip
-from vrfstore.store import leases
+from vrfstore.store import interpreters, leases
 from vrfstore.store.memos import replace
 from vrfstore.store.store import Store
 from vrfstore.target import marker_environment, resolver_options
@@ -293,7 +293,7 @@ def _own_pip() -> str:
 @contextmanager
 def _older_pip(store: Store, version: str, index_url: str) -> Iterator[str]:
     """Give the directory name of the entry of the newest pip for a Python ``X.Y``, fetched where needed, leased."""
-    memo = store.layout.of("interpreters", f"pip-{version}.json")
+    memo = store.layout.of("interpreters", f"{interpreters.PIP_MEMO}{version}.json")
     for attempt in range(2):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             known = codec.loads(fs.read_file(memo))
