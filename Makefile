@@ -104,6 +104,10 @@ bench-archives: $(VENV)/.dev ## measure export and import beside tar with gzip
 bench-resolving: $(VENV)/.dev ## measure resolving the document stack beside pip and uv themselves
 	$(BIN)/python benchmarks/resolving.py
 
+.PHONY: bench-collecting
+bench-collecting: $(VENV)/.dev ## measure gc on large stores, and what users notice of it
+	$(BIN)/python benchmarks/collecting.py
+
 .PHONY: clean
 clean: ## remove everything that was made here
 	@# A store may protect its directories from writing.

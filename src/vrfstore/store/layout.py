@@ -15,11 +15,11 @@
       requests/<digest>.json          memo: request → lock, time
       locks/<digest>.toml             pylock.toml files (PEP 751)
       interpreters/<digest>.json      what a probe said; <digest>/ the ready-made links to that python
-      roots/<name>.json               pins
+      roots/<name>.json               pins, and the environments of projects
       external/<token>.json           environments elsewhere that refer to entries
-      leases/held.<id>.<protects>     see store.leases
+      leases/<kind>.<id>.<key>[.…]    see store.leases
       holds/                          files that are only ever locked, never removed
-      gc/                             run (hold), condemned, spare, repaired
+      gc/                             run (hold), condemned or spare, ballast, repaired
       tmp/<id>.<random>               files on their way to a name
       logs/                           the resolver's own words, the compiler's
       repairs/<entry>.json            what a repair has yet to do
@@ -94,6 +94,11 @@ class Layout:
     def condemned(self) -> str:
         """The list of names that a gc is about to rename aside; almost always absent."""
         return f"{self.root}/gc/condemned"
+
+    @property
+    def ballast(self) -> str:
+        """A file of nothing, which a gc removes first where the disk is full."""
+        return f"{self.root}/gc/ballast"
 
     @property
     def repaired(self) -> str:
