@@ -61,7 +61,7 @@ class Model:
             held |= needed.get(name, frozenset())
         held = held.union(*self.externals.values())
         young = {name for name in self.published - needed.keys() if self.today < rules.grace}
-        return (held | young) & self.published
+        return frozenset((held | young) & self.published)
 
     def _in_use(self, found: Environment, rules: Rules) -> bool:
         if self.unread is not None or found.key in self.leases.values():
