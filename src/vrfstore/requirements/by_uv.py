@@ -126,7 +126,7 @@ class _Run:
         fs.write_file(asked, self._asked(links).encode(), mode=0o600)
         fs.write_file(limits, self._attempt.constraints.encode())
         fs.write_file(found, _preferences({**self._attempt.preferred, **base, **(kept or {})}).encode())
-        done = self._run(directory, asked, limits, found, fresh=fresh)
+        done = self._run(directory, asked, limits, found, stand_ins=stand_ins, fresh=fresh)
         if done.returncode != 0:
             error = uv_error(done.stderr, self._attempt.explained, request.interpreter)
             error.log = keep_words(done.stderr, self._attempt.log)
@@ -135,7 +135,7 @@ class _Run:
             return self._read(stream.read())
 
     def _run(
-        self, directory: str, asked: str, limits: str, found: str, *, fresh: bool
+        self, directory: str, asked: str, limits: str, found: str, *, stand_ins: bool, fresh: bool
     ) -> subprocess.CompletedProcess[str]:
         settings = self._settings
         constraints = [limits, *map(_place, settings.constraints)]
@@ -143,8 +143,7 @@ class _Run:
             self._program, "pip", "compile", "--no-config", "--quiet", "--color", "never", "--no-header",
             "--python", self._request.interpreter.executable, "--no-python-downloads",
             "--format", "pylock.toml", "--output-file", found,
-            # To pip all indexes are one: the best version wins, wherever it is.
-            "--index-strategy", "unsafe-best-match",
+            *self._strategy(stand_ins=stand_ins),
             *(word for path in constraints for word in ("--constraints", path)),
             *([] if self._request.allow_builds else ["--only-binary", ":all:"]),
             *self._prereleases(),
@@ -157,6 +156,15 @@ class _Run:
         return processes.run(
             command, variables=_variables(settings, directory), budget=self._budget, directory=directory
         )
+
+    def _strategy(self, *, stand_ins: bool) -> list[str]:
+        """Return options that let the best version win, wherever it is: to pip all indexes are one.
+
+        uv then takes an index that refuses us for one that does not have the package, and does not say so. Of a single
+        index it says so.
+        """
+        several = self._settings.extra_indexes or self._settings.find_links or stand_ins
+        return ["--index-strategy", "unsafe-best-match"] if several else []
 
     def _prereleases(self) -> list[str]:
         """Return options that let uv take versions that are no releases where pip does.
