@@ -38,6 +38,8 @@ __all__ = ["is_installed", "solve"]
 _KEPT = frozenset({"UV_CACHE_DIR", "UV_NO_CACHE", "UV_CONCURRENT_DOWNLOADS"})
 """Of uv's own variables, those that have no say in what it finds."""
 
+_PROXIES = frozenset({"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"})
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -287,6 +289,8 @@ def _variables(settings: PipSettings, scratch: str) -> dict[str, str]:
         kept[name] = _place(settings.certificate)
     if settings.client_certificate:
         kept["SSL_CLIENT_CERT"] = _place(settings.client_certificate)
+    if settings.proxy or settings.no_proxy_env:
+        kept = {name: value for name, value in kept.items() if name.upper() not in _PROXIES}
     if settings.proxy:
-        kept |= dict.fromkeys(("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"), settings.proxy)
+        kept |= dict.fromkeys(_PROXIES - {"NO_PROXY"}, settings.proxy)
     return kept

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from vrfstore.errors import PackageIndexError
 from vrfstore.model import Digest, LockedWheel
 from vrfstore.requirements.budget import Budget
-from vrfstore.requirements.patience import Patience
+from vrfstore.requirements.patience import parsed
 from vrfstore.requirements.pip import PipSettings
 
 __all__ = ["with_sizes"]
@@ -57,7 +57,6 @@ def _told(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Budget) 
     """Return what servers say (RFC 9110, HEAD): once each, and only where the wheel itself is."""
     import urllib3  # noqa: PLC0415 - 60 ms that only this pays
 
-    from vrfstore.requirements.patience import parsed  # noqa: PLC0415 - comes with it
     from vrfstore.requirements.source import BrokenError, Source  # noqa: PLC0415
 
     def ask(wheel: LockedWheel) -> int | None:
@@ -77,7 +76,7 @@ def _told(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Budget) 
         return None
 
     with (
-        Source(settings, budget, Patience(), workers=_WORKERS) as source,
+        Source(settings, budget, workers=_WORKERS) as source,
         ThreadPoolExecutor(min(_WORKERS, len(wheels)), thread_name_prefix="size") as pool,
     ):
         sizes = list(pool.map(ask, wheels))

@@ -76,15 +76,15 @@ class Source:
     Args:
         settings: How to reach the indexes.
         budget: See above.
-        patience: See above.
+        patience: See above; by default what the settings say.
         workers: How many threads there are.
     """
 
     def __init__(
-        self, settings: PipSettings, budget: Budget, patience: Patience, *, workers: int = 1
+        self, settings: PipSettings, budget: Budget, patience: Patience | None = None, *, workers: int = 1
     ) -> None:
         self.budget = budget
-        self.patience = patience
+        self.patience = patience = patience or Patience.configured(settings.retries)
         self.credentials = Credentials(settings.indexes)
         self.connections = Connections(settings, workers)
         self.chunk = _CHUNK if budget.caps.received is None else _SMALL_CHUNK
