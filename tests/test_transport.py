@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -191,6 +192,39 @@ def test_variables_have_exceptions_and_can_be_ignored(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     asked.write_text("house\n")
     assert command("link", asked).versions == FOUND
+
+
+# --- netrc
+
+
+@pytest.mark.parametrize("where", ["NETRC", ".netrc", "_netrc"])
+def test_netrc_is_looked_for_where_pip_does(
+    where: str, asked: Path, command: Command, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = Path(os.environ["HOME"])
+    path = tmp_path / "elsewhere" if where == "NETRC" else home / where
+    if where == "NETRC":
+        monkeypatch.setenv("NETRC", str(path))
+        (home / ".netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    path.write_text(f"machine 127.0.0.1 login gardener password {SECRET}\n")
+    # As pip reads it, it may be open to others.
+    path.chmod(0o644)
+    with Index(HOUSE, credentials=("gardener", SECRET)) as index:
+        monkeypatch.setenv("PIP_INDEX_URL", index.url)
+        ended = command("link", asked)
+    assert ended.versions == FOUND
+    assert SECRET not in ended.out + ended.err
+    assert secrets_in(store.root, SECRET) == []
+
+
+def test_a_named_netrc_that_is_not_there_has_no_stand_in(
+    asked: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Path(os.environ["HOME"], ".netrc").write_text(f"machine 127.0.0.1 login gardener password {SECRET}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "nowhere"))
+    with Index(HOUSE, credentials=("gardener", SECRET)) as index:
+        monkeypatch.setenv("PIP_INDEX_URL", index.url)
+        assert command("link", asked).code == 14
 
 
 # --- what fetching does by itself

@@ -14,7 +14,9 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,6 +28,7 @@ from vrfstore.model import Interpreter, LockFile, Requirement
 from vrfstore.requirements import base as of_base
 from vrfstore.requirements import lockfile, pip, processes
 from vrfstore.requirements.budget import Budget
+from vrfstore.requirements.credentials import netrc_file
 from vrfstore.requirements.explain import uv_error
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.request import Request
@@ -293,4 +296,18 @@ def _variables(settings: PipSettings, scratch: str) -> dict[str, str]:
         kept = {name: value for name, value in kept.items() if name.upper() not in _PROXIES}
     if settings.proxy:
         kept |= dict.fromkeys(_PROXIES - {"NO_PROXY"}, settings.proxy)
+    netrc = netrc_file()
+    if netrc is not None:
+        kept["NETRC"] = netrc
+    if settings.keyring == "import" and importlib.util.find_spec("keyring") is not None:
+        kept["PATH"] = f"{_keyring_command(scratch)}{os.pathsep}{kept.get('PATH', os.defpath)}"
     return kept
+
+
+def _keyring_command(scratch: str) -> str:
+    """Make the command ``keyring`` of our own Python, which need not be on PATH; return its directory."""
+    directory = f"{scratch}/bin"
+    fs.make_directory(directory, 0o700)
+    text = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m keyring "$@"\n'
+    fs.write_file(f"{directory}/keyring", text.encode(), mode=0o700)
+    return directory
