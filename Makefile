@@ -68,6 +68,10 @@ resolvers: $(VENV)/.dev ## lock real requirement sets with pip and with uv, on e
 kill-all: $(VENV)/.dev ## kill everything at every step, not only at a sample of them
 	$(BIN)/python -m pytest --kill-all -k "killed" tests
 
+.PHONY: gc-machine
+gc-machine: $(VENV)/.dev ## let the state machine of gc run for ten minutes
+	$(BIN)/python -m pytest --machine-seconds 600 tests/test_gc_machine.py
+
 .PHONY: exhaustive
 exhaustive: $(VENV)/.dev ## run every row of the tables of venv and of installers, on every Python found
 	$(BIN)/python -m pytest --exhaustive --numprocesses auto -m exhaustive
@@ -99,6 +103,10 @@ bench-archives: $(VENV)/.dev ## measure export and import beside tar with gzip
 .PHONY: bench-resolving
 bench-resolving: $(VENV)/.dev ## measure resolving the document stack beside pip and uv themselves
 	$(BIN)/python benchmarks/resolving.py
+
+.PHONY: bench-collecting
+bench-collecting: $(VENV)/.dev ## measure gc on large stores, and what users notice of it
+	$(BIN)/python benchmarks/collecting.py
 
 .PHONY: clean
 clean: ## remove everything that was made here

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import crash
+from support import crash, figures
 from support.index import Index
 from vrfstore.store.store import Store
 
@@ -21,6 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--exhaustive", action="store_true", help="run every row of the large tables, on every Python"
+    )
+    parser.addoption(
+        "--machine-seconds", type=float, default=40, help="how long the state machine of gc runs"
     )
 
 
@@ -38,26 +43,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Tell the process that started this one, where there are several, how often something was killed."""
+    """Tell the process that started this one, where there are several, what is to be said at the end."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["kills"] = crash.kills
+        output["figures"] = figures.lines
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take that over from a process that has ended."""
-    found = getattr(node, "workeroutput", {}).get("kills", {})
-    crash.kills.update({name: tuple(numbers) for name, numbers in found.items()})
+    output = getattr(node, "workeroutput", {})
+    crash.kills.update({name: tuple(numbers) for name, numbers in output.get("kills", {}).items()})
+    figures.lines.update(output.get("figures", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how often something was killed."""
+    """Say how often something was killed, and what else was counted or measured."""
     if crash.kills:
         done, steps = (sum(numbers) for numbers in zip(*crash.kills.values(), strict=True))
         several = f"{len(crash.kills)} tests" if len(crash.kills) > 1 else "1 test"
         rest = "" if done == steps else f", of {steps:,}; all of them with --kill-all"
         terminalreporter.write_line(f"kill points: {done:,} in {several}{rest}")
+    for subject, found in figures.lines.items():
+        terminalreporter.write_line(f"{subject}: {found}")
+
+
+_WAY_OUT = frozenset(
+    {
+        "ALL_PROXY", "CURL_CA_BUNDLE", "HTTPS_PROXY", "HTTP_PROXY", "NETRC", "NO_PROXY", "REQUESTS_CA_BUNDLE",
+        "SSL_CERT_DIR", "SSL_CERT_FILE",
+    }
+)  # fmt: skip
+"""Variables that say how the network is reached, in either case."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +84,8 @@ def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     network = request.node.get_closest_marker("network") is not None
     for name in list(os.environ):
         if name.startswith(("PIP_", "UV_", "VRFSTORE_", "XDG_")) and not (network and name == "PIP_CERT"):
+            monkeypatch.delenv(name)
+        if name.upper() in _WAY_OUT and not network:
             monkeypatch.delenv(name)
     for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "VIRTUAL_ENV", "QUARTO_PYTHON", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
@@ -91,3 +111,25 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     with Index() as served:
         monkeypatch.setenv("PIP_INDEX_URL", served.url)
         yield served
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 and index.example that nobody has signed, and its key, in one file."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl, which makes certificates, is not here")
+    directory = tmp_path_factory.mktemp("tls")
+    both = [directory / "key.pem", directory / "certificate.pem"]
+    words = (
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 "
+        "-addext subjectAltName=IP:127.0.0.1,DNS:index.example "
+        # As its own authority uv does not take it for a server's.
+        "-addext basicConstraints=critical,CA:FALSE"
+    )
+    subprocess.run(
+        [program, *words.split(), "-keyout", both[0], "-out", both[1]], check=True, capture_output=True
+    )
+    whole = directory / "both.pem"
+    whole.write_text("".join(path.read_text() for path in both))
+    return whole

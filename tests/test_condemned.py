@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,6 +61,20 @@ def test_a_full_batch_needs_no_room_on_the_disk(store: Store) -> None:
     condemned.withdraw(store.layout)
     assert spare.stat().st_ino == before.st_ino
     assert not os.path.exists(store.layout.condemned)
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_list_is_written_over_no_file_that_somebody_else_has_too(
+    store: Store, tmp_path: Path, link: Callable[[Path, str], None]
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"kept" * condemned.CAPACITY)
+    spare = store.layout.of("gc", "spare")
+    os.unlink(spare)
+    link(outside, spare)
+    condemned.publish(store.layout, [NAME])
+    assert condemned.names(store.layout) == {NAME}
+    assert outside.read_bytes() == b"kept" * condemned.CAPACITY
 
 
 def test_who_wants_what_is_not_condemned_does_not_wait(store: Store) -> None:
@@ -131,4 +145,4 @@ def test_users_who_meet_a_stale_list_at_once_all_go_on(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    assert sorted(os.listdir(store.layout.of("gc"))) == ["run", "spare"]
+    assert sorted(os.listdir(store.layout.of("gc"))) == ["ballast", "run", "spare"]

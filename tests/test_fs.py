@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.crash import tree
+from support.crash import NOBODY, as_nobody, stats, tree
+from support.faults import mounted
 from vrfstore import fs
 
 NO_LINKS_HERE = [errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EACCES, errno.ENOTSUP]
@@ -187,6 +190,237 @@ def test_a_directory_swapped_for_a_link_while_it_is_removed_leads_nowhere(
     fs.remove_tree(str(tmp_path / "tree"))
     assert (outside / "file").read_text() == "kept"
     assert not (tmp_path / "tree").exists()
+
+
+ODD_NAMES = [
+    b"\n",
+    b"two\nlines",
+    b"\xff\xfe\x80",
+    b"\x1b[31m",
+    b" ",
+    b"...",
+    b"-rf",
+    b"*",
+    b"x" * 255,
+    "\u00e4\U0001f40d".encode(),
+    b"mnt_id:\t0",
+]
+
+
+def test_names_may_be_anything_that_a_file_system_allows(tmp_path: Path) -> None:
+    root = os.fsencode(tmp_path / "tree")
+    for name in ODD_NAMES:
+        for child in ODD_NAMES:
+            os.makedirs(b"%b/%b/%b" % (root, name, child))
+            Path(os.fsdecode(b"%b/%b/%b/%b" % (root, name, child, name))).touch()
+    fs.remove_tree(os.fsdecode(root))
+    assert not os.path.lexists(root)
+
+
+def test_a_tree_whose_paths_are_too_long_for_any_call_goes_all_the_same(tmp_path: Path) -> None:
+    name, depth = "x" * 255, 3 * 64 + 1
+    (tmp_path / "tree").mkdir()
+    here = os.open(tmp_path / "tree", os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    fs.remove_tree(str(tmp_path / "tree"))
+    assert not (tmp_path / "tree").exists()
+
+
+def bushy(root: Path) -> None:
+    """Make a tree with directories in it on several levels, and files in all of them."""
+    for place in ("", "one", "one/two", "one/two/three", "four"):
+        (root / place).mkdir(parents=True)
+        for name in ("file", "other"):
+            (root / place / name).write_text("kept")
+
+
+def swap_all(root: Path, outside: Path, aside: Path) -> None:
+    """Put links to directories outside, with the same names in them, in the place of the directories of a tree."""
+    for place in ("one/two/three", "one/two", "one", "four"):
+        if not (root / place).is_symlink() and (root / place).is_dir():
+            (root / place).rename(aside / place.replace("/", "-"))
+            (root / place).symlink_to(outside / place)
+
+
+def test_directories_swapped_for_links_at_any_moment_of_a_removal_lead_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    bushy(outside)
+    before = stats(outside)
+    open_, moments = os.open, 0
+
+    def attack(at: int) -> int:
+        """Remove a tree of which the directories are swapped at a moment: an effect, or a file that is opened."""
+        nonlocal moments
+        root, aside = tmp_path / f"tree-{at}", tmp_path / f"aside-{at}"
+        bushy(root)
+        aside.mkdir()
+        moments = 0
+
+        def moment(*_: object) -> None:
+            nonlocal moments
+            moments += 1
+            if moments == at:
+                swap_all(root, outside, aside)
+
+        def watched(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+            moment()
+            return open_(path, flags, mode, dir_fd=dir_fd)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fs, "on_effect", moment)
+            patch.setattr(os, "open", watched)
+            try:
+                fs.remove_tree(str(root))
+            except NotADirectoryError:  # a directory that was empty, and is a link by now
+                assert at
+        fs.remove_tree(str(root))
+        assert not os.path.lexists(root)
+        return moments
+
+    for at in range(1, attack(0) + 1):
+        attack(at)
+        assert stats(outside) == before, at
+
+
+def test_what_cannot_be_removed_is_named_and_all_the_rest_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bushy(tmp_path / "tree")
+    unlink = os.unlink
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        if path == "other" and os.path.basename(os.readlink(f"/proc/self/fd/{dir_fd}")) == "two":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        unlink(path, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
+            fs.remove_tree(str(tmp_path / "tree"))
+    assert caught.value.filename == str(tmp_path / "tree/one/two/other")
+    assert list(tree(tmp_path / "tree")) == ["one", "one/two", "one/two/other"]
+    fs.remove_tree(str(tmp_path / "tree"))
+    assert not (tmp_path / "tree").exists()
+
+
+def test_what_somebody_else_removes_meanwhile_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bushy(tmp_path / "tree")
+    unlink = os.unlink
+
+    def race(path: str, *, dir_fd: int | None = None) -> None:
+        unlink(path, dir_fd=dir_fd)
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", race)
+    fs.remove_tree(str(tmp_path / "tree"))
+    assert not (tmp_path / "tree").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
+def test_a_directory_of_somebody_else_stays_unless_it_is_empty() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name, "tree")
+        bushy(root)
+        (root / "empty").mkdir()
+        for path in [Path(name), root, *root.rglob("*")]:
+            os.chown(path, NOBODY, NOBODY)
+        for path in (root / "one/two", root / "empty"):
+            os.chown(path, 0, 0)
+
+        def remove() -> str:
+            with pytest.raises(PermissionError) as caught:
+                fs.remove_tree(str(root))
+            return str(caught.value.filename)
+
+        assert as_nobody(remove) in {str(root / f"one/two/{left}") for left in ("file", "other", "three")}
+        # Whose files they are does not matter, whose directory they are in does.
+        assert sorted(tree(root)) == ["one", "one/two", "one/two/file", "one/two/other", "one/two/three"]
+
+
+MOUNTS = {
+    "another file system": 'mount -t tmpfs none "$2/tree/one/two"',
+    "another file system, without proc": 'mount -t tmpfs none "$2/tree/one/two" && umount -l /proc',
+    "the same one once more": 'mount --bind "$2/outside" "$2/tree/one/two"',
+    "the same one once more, without statx": 'mount --bind "$2/outside" "$2/tree/one/two"',
+    "a part of itself": 'mount --bind "$2/tree/four" "$2/tree/one/two"',
+    "below what is too deep": 'mkdir -p "$2/tree/one/two$(printf "/d%.0s" $(seq 200))" && '
+    'mount --bind "$2/outside" "$2/tree/one/two$(printf "/d%.0s" $(seq 200))"',
+    "one file": 'mount --bind "$2/outside/file" "$2/tree/one/two/other"',
+    "the tree": 'mount --bind "$2/outside" "$2/tree"',
+    "one that is shut": 'chmod 0 "$2/outside/four" && mount --bind "$2/outside/four" "$2/tree/one/two"',
+}
+
+
+def remove_what_has_a_mount_in_it(folder: str, mount: str) -> None:
+    """Try to remove a tree, and say what is left and why."""
+    if mount.endswith("without statx"):
+        fs._Statx._loaded = True
+    outside = stats(Path(folder, "outside"))
+    with pytest.raises(OSError, match=r".") as caught:
+        fs.remove_tree(f"{folder}/tree")
+    assert str(caught.value.filename).startswith(f"{folder}/tree")
+    assert stats(Path(folder, "outside")) == outside
+    print(json.dumps([caught.value.errno, sorted(os.listdir(f"{folder}/tree"))]))  # noqa: T201 - for the test
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("mount", MOUNTS)
+def test_what_is_mounted_in_a_tree_is_not_gone_into_and_the_rest_goes(tmp_path: Path, mount: str) -> None:
+    for name in ("tree", "outside"):
+        bushy(tmp_path / name)
+    program = f"import sys; from test_fs import *; remove_what_has_a_mount_in_it(sys.argv[1], {mount!r})"
+    trial = mounted(MOUNTS[mount], tmp_path, "")
+    if trial.returncode:
+        pytest.skip(f"nothing may be mounted here: {trial.stderr.strip()}")
+    if mount == "below what is too deep":
+        fs.remove_tree(str(tmp_path / "tree"))
+        bushy(tmp_path / "tree")
+    ran = mounted(MOUNTS[mount], tmp_path, program)
+    assert ran.returncode == 0, ran.stderr
+    code, left = json.loads(ran.stdout)
+    assert code == (errno.EBUSY if mount == "one file" else errno.EXDEV)
+    if mount == "the tree":
+        assert left == ["file", "four", "one", "other"]
+    else:
+        assert not {"file", "other", "four"} & set(left)
+    # In the namespace that has no such mount there is nothing in the way.
+    fs.remove_tree(str(tmp_path / "tree"))
+    assert not (tmp_path / "tree").exists()
+
+
+@pytest.mark.parametrize("size", [4096, 1 << 20])
+def test_allocated_room_is_really_taken(tmp_path: Path, size: int) -> None:
+    with fs.NewFile(str(tmp_path / "file")) as file:
+        file.allocate(size)
+    found = (tmp_path / "file").stat()
+    assert found.st_size == size
+    assert found.st_blocks * 512 >= size
+
+
+@pytest.mark.parametrize("promise", ["refused", "empty"])
+def test_where_room_cannot_be_allocated_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, promise: str
+) -> None:
+    def fake(descriptor: int, _offset: int, size: int) -> None:
+        if promise == "refused":
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        os.truncate(descriptor, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", fake)
+    with fs.NewFile(str(tmp_path / "file")) as file:
+        file.allocate(1 << 16)
+    found = (tmp_path / "file").stat()
+    assert (found.st_size, found.st_blocks * 512 >= 1 << 16) == (1 << 16, True)
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {

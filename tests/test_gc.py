@@ -30,6 +30,7 @@ from vrfstore.store.holds import hold
 from vrfstore.store.store import Store
 
 EVERYTHING = Policy(max_age=0, grace=0)
+POLICY_OF_ENTRIES = Policy(max_age=1e9, grace=0)
 DAY = 86400.0
 ABSENT = "f" * 32
 """The key of no environment."""
@@ -320,9 +321,8 @@ def test_a_link_that_ends_while_the_store_is_looked_at_keeps_its_entries(world: 
         return {}
 
     began = scan.now() + 3600  # so that neither age nor the scan's own moment keeps anything
-    found, _ = scan.snapshot(world.store, began=began, in_use=publish_and_end)
-    plan = decide(found, EVERYTHING, settled=True)
-    assert world.lonely not in plan.entries
+    view = scan.View(world.store, began=began, in_use=publish_and_end)
+    assert world.lonely not in decide(view.snapshot(), POLICY_OF_ENTRIES).entries
 
 
 def test_a_name_that_was_leased_at_an_earlier_look_stays_for_the_whole_run(
@@ -360,7 +360,7 @@ def test_a_process_that_knows_the_store_by_another_path_keeps_its_environment(
 
 
 @pytest.mark.parametrize("content", [*UNREADABLE.values(), None], ids=[*UNREADABLE, "missing"])
-def test_an_environment_with_an_unreadable_record_stays_and_with_it_every_entry(
+def test_an_environment_with_an_unreadable_record_stays_with_what_its_links_lead_to(
     world: World, content: bytes | None
 ) -> None:
     record = Path(world.store.layout.record(world.live))
@@ -369,11 +369,22 @@ def test_an_environment_with_an_unreadable_record_stays_and_with_it_every_entry(
         record.write_bytes(content)
     report = world.collect()
     assert report.environments == (world.dead,)
-    assert report.entries == ()
     assert report.kept == {world.live: ("its record cannot be read",)}
     assert [problem for problem in report.problems if f"environments/{world.live} is kept" in problem]
-    assert world.entries() == {"live", "dead", "shared", "lonely"}
+    assert world.entries() == {"live", "shared"}
     assert dangling(world.path(world.live)) == []
+
+
+def test_where_nothing_tells_what_an_environment_refers_to_every_older_entry_stays(world: World) -> None:
+    fs.remove_tree(world.path(world.live))
+    Path(world.path(world.live)).mkdir()
+    time.sleep(0.02)
+    younger = build_wheel(WheelSpec(name="younger"), Path(world.wheels["live"]).parent)
+    world.store.add(younger)
+    report = world.collect()
+    assert (report.environments, set(report.kept)) == ((world.dead,), {world.live})
+    assert world.entries() == {"live", "dead", "shared", "lonely"}
+    assert [problem for problem in report.problems if "every entry that is older" in problem]
 
 
 UNREADABLE_ROOTS = {
@@ -388,19 +399,26 @@ UNREADABLE_ROOTS = {
 
 
 @pytest.mark.parametrize("content", UNREADABLE_ROOTS.values(), ids=UNREADABLE_ROOTS)
-def test_a_root_that_cannot_be_read_keeps_everything(world: World, content: bytes) -> None:
+def test_a_root_that_cannot_be_read_keeps_whatever_is_older(world: World, content: bytes) -> None:
     Path(world.store.layout.of("roots", "odd.json")).write_bytes(content)
-    assert_everything_stays(world, "roots/odd.json")
+    assert_what_is_older_stays(world, "roots/odd.json")
 
 
-def test_a_root_that_leads_to_what_is_not_mounted_keeps_everything(world: World) -> None:
+def test_a_root_that_leads_to_what_is_not_mounted_keeps_whatever_is_older(world: World) -> None:
     os.symlink("/nonexistent/root.json", world.store.layout.of("roots", "odd.json"))
-    assert_everything_stays(world, "roots/odd.json")
+    assert_what_is_older_stays(world, "roots/odd.json")
 
 
-def test_a_root_that_is_a_directory_keeps_everything(world: World) -> None:
+def test_a_root_that_is_a_directory_keeps_whatever_is_older(world: World) -> None:
     os.mkdir(world.store.layout.of("roots", "odd.json"))
-    assert_everything_stays(world, "roots/odd.json")
+    assert_what_is_older_stays(world, "roots/odd.json")
+
+
+def assert_what_is_older_stays(world: World, culprit: str) -> None:
+    time.sleep(0.02)
+    world.store.add(build_wheel(WheelSpec(name="younger"), Path(world.wheels["live"]).parent))
+    assert "younger" in world.entries()
+    assert_everything_stays(world, culprit, "whatever is older is kept")
 
 
 @pytest.mark.parametrize("name", ["until.0123456789abcdef.x", "process.1.2.3", "held", "odd"])
@@ -419,10 +437,10 @@ def test_a_live_lease_that_cannot_be_read_keeps_everything(world: World, content
     assert len(world.collect().environments) == 2
 
 
-def assert_everything_stays(world: World, culprit: str) -> None:
+def assert_everything_stays(world: World, culprit: str, words: str = "everything is kept") -> None:
     report = world.collect()
-    assert (report.environments, report.entries) == ((), ())
-    assert [problem for problem in report.problems if "everything is kept" in problem and culprit in problem]
+    assert report.environments == ()
+    assert [problem for problem in report.problems if words in problem and culprit in problem]
     assert set(world.store.environments()) == {world.live, world.dead}
     assert world.entries() == {"live", "dead", "shared", "lonely"}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ __all__ = [
 ]
 
 _CHUNK = 1 << 20
+_BLOCK = 512
+"""Bytes of what ``st_blocks`` counts, whatever the file system's own blocks are (stat(3))."""
+
 _SEALED = 0o555
 
 _NOT_LINKABLE = frozenset([errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EACCES, errno.ENOTSUP])
@@ -287,6 +291,25 @@ class NewFile:
             error.filename = self._path
             raise
 
+    def allocate(self, size: int) -> None:
+        """Take ``size`` bytes from the disk, which are then the file's, whatever comes (posix_fallocate(3)).
+
+        A file system that only promises them, as one that copies on write may, gets bytes that it cannot compress.
+
+        Raises:
+            OSError: There is no room.
+        """
+        _effect("allocate", self._path)
+        try:
+            os.posix_fallocate(self._descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+                error.filename = self._path
+                raise
+        if os.fstat(self._descriptor).st_blocks * _BLOCK < size:
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            self.write(os.urandom(size))
+
     @property
     def descriptor(self) -> int:
         """The open file."""
@@ -472,93 +495,202 @@ _DEEPEST = 64
 _ROUNDS = 8
 """How often a tree is emptied again into which somebody was still putting something."""
 
+_DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 def remove_tree(path: str) -> None:
     """Remove a directory and all below it, sealed or not, or a single file, without ever following a symlink.
 
     Works through descriptors (openat(2), unlinkat(2)), so that a directory swapped for a link between looking
-    and removing leads nowhere. Does nothing where ``path`` is not there. A tree may be of any depth.
+    and removing leads nowhere. Does nothing where ``path`` is not there. A tree may be of any depth, and have any
+    names in it.
+
+    What is mounted in the tree, be it the same file system once more, is not gone into, nor is a subvolume. That,
+    and what else cannot be removed, is left, and all the rest goes.
+
+    Raises:
+        OSError: Something is left; the error is about the first such thing, and ``filename`` says where it is.
+            ``EXDEV`` or ``EBUSY`` where something is mounted.
     """
     parent = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _remove_below(parent, os.path.basename(path), path)
+        _Removal(parent).remove(os.path.basename(path), path)
     except FileNotFoundError:
         pass
     finally:
         os.close(parent)
 
 
-def _remove_below(parent: int, name: str, path: str) -> None:
-    descriptor = _open_directory(parent, name)
-    if descriptor is None:
-        _effect("unlink", path)
-        os.unlink(name, dir_fd=parent)
-        return
-    try:
-        for _ in range(_ROUNDS):
-            try:
-                # Whatever is too deep comes back up here, to be emptied in the next round.
-                while _empty(descriptor, path, top=descriptor, depth=0):
-                    pass
+class _Removal:
+    """The removal of one tree, which stays on the mount and on the file system of the directory that it is in."""
+
+    __slots__ = ("_failure", "_parent", "_place", "_top")
+
+    def __init__(self, parent: int) -> None:
+        self._parent = parent
+        self._place = _place(parent)
+        self._top = -1
+        self._failure: OSError | None = None
+
+    def remove(self, name: str, path: str) -> None:
+        """Remove ``name`` of the parent directory; ``path`` is what errors and effects call it."""
+        descriptor = self._open(self._parent, name, path)
+        if descriptor is None:
+            _effect("unlink", path)
+            os.unlink(name, dir_fd=self._parent)
+            return
+        self._top = descriptor
+        try:
+            for _ in range(_ROUNDS):
+                self._empty_all(path)
                 _effect("rmdir", path)
-                os.rmdir(name, dir_fd=parent)
-            except OSError as error:
-                # A rename that had found its way before the tree got its dead name, as of a pyc.
-                if error.errno != errno.ENOTEMPTY:
-                    raise
-            else:
-                return
-        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
-    finally:
-        os.close(descriptor)
-
-
-def _empty(descriptor: int, path: str, *, top: int, depth: int) -> bool:
-    """Remove all that is in an open directory; returns whether something was moved to ``top`` instead."""
-    # An ordinary user can only remove from a directory with write permission; entries are sealed 0555.
-    os.fchmod(descriptor, 0o700)
-    moved = False
-    with os.scandir(descriptor) as found:
-        children = [(child.name, child.is_dir(follow_symlinks=False)) for child in found]
-    for child, is_directory in children:
-        child_path = f"{path}/{child}"
-        inner = _open_directory(descriptor, child) if is_directory else None
-        if inner is None:
-            _effect("unlink", child_path)
-            os.unlink(child, dir_fd=descriptor)
-            continue
-        try:
-            if depth >= _DEEPEST:
-                # Moving a directory changes its `..`, for which an ordinary user has to be able to write to it.
-                os.fchmod(inner, 0o700)
-                _effect("rename", child_path)
-                os.rename(child, unique_name(), src_dir_fd=descriptor, dst_dir_fd=top)
-                moved = True
-                continue
-            moved = _empty(inner, child_path, top=top, depth=depth + 1) or moved
+                try:
+                    os.rmdir(name, dir_fd=self._parent)
+                except OSError as error:
+                    # A rename that had found its way before the tree got its dead name, as of a pyc.
+                    if error.errno != errno.ENOTEMPTY:
+                        raise
+                else:
+                    return
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
         finally:
-            os.close(inner)
-        _effect("rmdir", child_path)
-        os.rmdir(child, dir_fd=descriptor)
-    return moved
+            os.close(descriptor)
 
+    def _empty_all(self, path: str) -> None:
+        # Whatever is too deep comes back up here, to be emptied in the next round.
+        moved = True
+        while moved:
+            self._failure = None
+            moved = self._empty(self._top, path, depth=0)
+        if self._failure is not None:
+            raise self._failure
 
-def _open_directory(parent: int, name: str) -> int | None:
-    """Open a directory itself; None for anything else, a symlink to a directory among it."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(name, flags, dir_fd=parent)
-    except PermissionError:
-        # Somebody took the owner's own permission away.
-        found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    def _empty(self, descriptor: int, path: str, *, depth: int) -> bool:
+        """Remove all that is in an open directory; returns whether something was moved to the top instead."""
+        moved = False
+        # An ordinary user can only remove from a directory with write permission; entries are sealed 0555. Where
+        # that cannot be given, as of somebody else's, removing will tell whether it matters.
+        try:  # noqa: SIM105 - contextlib is not on the path of a hit
+            os.fchmod(descriptor, 0o700)
+        except OSError:
+            pass
+        with os.scandir(descriptor) as found:
+            children = [(child.name, child.is_dir(follow_symlinks=False)) for child in found]
+        for name, is_directory in children:
+            child = f"{path}/{name}"
+            try:
+                inner = self._open(descriptor, name, child) if is_directory else None
+                if inner is None:
+                    _effect("unlink", child)
+                    os.unlink(name, dir_fd=descriptor)
+                    continue
+                try:
+                    if depth >= _DEEPEST:
+                        # Moving a directory changes its `..`, for which an ordinary user has to be able to write to it.
+                        os.fchmod(inner, 0o700)
+                        _effect("rename", child)
+                        os.rename(name, unique_name(), src_dir_fd=descriptor, dst_dir_fd=self._top)
+                        moved = True
+                        continue
+                    moved = self._empty(inner, child, depth=depth + 1) or moved
+                finally:
+                    os.close(inner)
+                _effect("rmdir", child)
+                os.rmdir(name, dir_fd=descriptor)
+            except OSError as error:
+                self._left(error, child)
+        return moved
+
+    def _left(self, error: OSError, path: str) -> None:
+        """Note that something stays. What is gone already is no failure; what is not empty was, or has one below."""
+        if self._failure is None and error.errno not in {errno.ENOENT, errno.ENOTEMPTY}:
+            error.filename = path
+            self._failure = error
+
+    def _open(self, parent: int, name: str, path: str) -> int | None:
+        """Open a directory itself; None for anything else, a symlink to a directory among it.
+
+        Raises:
+            OSError: ``EXDEV``: it is on another mount or file system, and nothing of it was touched.
+        """
         try:
-            _effect("chmod", name)
+            descriptor = os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
+        except PermissionError:
+            self._open_up(parent, name, path)
+            descriptor = os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
+        except OSError as error:
+            if error.errno in {errno.ENOTDIR, errno.ELOOP}:
+                return None
+            raise
+        try:
+            self._check_place(descriptor, path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _open_up(self, parent: int, name: str, path: str) -> None:
+        """Give the owner of a directory back the permission that somebody took away."""
+        found = os.open(name, os.O_PATH | _DIRECTORY, dir_fd=parent)
+        try:
+            self._check_place(found, path)
+            _effect("chmod", path)
             # chmod(2) on a path follows links, and there is no fchmod(2) for what cannot be read.
             os.chmod(f"/proc/self/fd/{found}", 0o700)
         finally:
             os.close(found)
-        return os.open(name, flags, dir_fd=parent)
-    except OSError as error:
-        if error.errno in {errno.ENOTDIR, errno.ELOOP}:
+
+    def _check_place(self, descriptor: int, path: str) -> None:
+        if _place(descriptor) != self._place:
+            raise OSError(errno.EXDEV, "it is a mount point or a subvolume, and is left alone", path)
+
+
+def _place(descriptor: int) -> tuple[int, int | bytes]:
+    """Return on which file system and on which mount an open directory is: its device, and what names its mount.
+
+    The device alone does not tell a file system that is mounted a second time. What the kernel says of the open
+    file itself does, whatever is renamed, mounted or swapped meanwhile: statx(2), since Linux 5.8; before that
+    proc(5), at three times the price. Without either the device has to do.
+    """
+    device = os.fstat(descriptor).st_dev
+    mount = _Statx.mount(descriptor)
+    if mount is not None:
+        return device, mount
+    try:
+        information = os.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return device, b""
+    try:
+        lines = os.read(information, 1024).splitlines()
+    finally:
+        os.close(information)
+    return device, next((line for line in lines if line.startswith(b"mnt_id:")), b"")
+
+
+class _Statx:
+    """statx(2), which Python has no name for before 3.15; loaded when the first tree is removed."""
+
+    _EMPTY_PATH = 0x1000
+    _MOUNT = 0x1000
+    _MASK = slice(0, 4)
+    _MOUNT_FIELD = slice(0x90, 0x98)
+
+    _call: Callable[[int, bytes, int, int, object], int] | None = None
+    _loaded = False
+
+    @classmethod
+    def mount(cls, descriptor: int) -> int | None:
+        """Return the number of the mount that an open file was reached by; None where nobody can tell."""
+        import ctypes  # noqa: PLC0415 - 5 ms that only a removal pays
+
+        if not cls._loaded:
+            cls._loaded = True
+            cls._call = getattr(ctypes.CDLL(None), "statx", None)
+        if cls._call is None:
             return None
-        raise
+        found = ctypes.create_string_buffer(256)
+        if cls._call(descriptor, b"", cls._EMPTY_PATH, cls._MOUNT, found) != 0:
+            return None
+        if not int.from_bytes(found.raw[cls._MASK], sys.byteorder) & cls._MOUNT:
+            return None
+        return int.from_bytes(found.raw[cls._MOUNT_FIELD], sys.byteorder)

@@ -1,32 +1,44 @@
 """Looking at a store: everything that a collection has to know, read in an order that makes races harmless.
 
 Of what is on its way, the listing comes before the leases: whoever stages something has had a lease since before
-that. Of what is published it is the other way round: see ``_Protections``.
+that. Of what is published it is the other way round. A lease ends only after what it protected can be seen; read in
+the other order, a link that publishes after the listing and ends before its lease is read would not be seen at all.
+
+A ``View`` is read once. While a batch is condemned it is refreshed, which costs as much as there are leases, roots and
+names of environments, and not what a whole scan costs.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
 from vrfstore.gc import roots
 from vrfstore.gc.policy import EnvironmentState, Snapshot
-from vrfstore.store import externals, leases
+from vrfstore.model import Digest
+from vrfstore.store import externals, interpreters, leases
 from vrfstore.store.layout import DEAD_PREFIX, DIGEST_LENGTHS, MEMO_SCHEMA, STAGING_PREFIX, Layout
+from vrfstore.store.locked import locked_digests
 from vrfstore.store.store import Store
 
-__all__ = ["LEASED", "Leftovers", "leftovers", "now", "snapshot"]
+__all__ = ["LEASED", "Leftovers", "View", "leftovers", "now"]
 
 
 LEASED = "leased"
 
 _CLOCK_REALTIME_COARSE = 5
 """clock_gettime(2) on Linux; Python has no name for it."""
+
+_MOST_LINKS = 1 << 20
+"""Links of an environment without a readable record that are looked at."""
+
+_INTO_ENTRY = re.compile(r"(?:^|/)entries/([^/]+)(?:/|$)")
 
 
 def now() -> float:
@@ -62,6 +74,7 @@ def leftovers(store: Store) -> Leftovers:
         for name in os.listdir(layout.of(part))
         if name.startswith(DEAD_PREFIX)
     ]
+    dead += _repairs(layout)
     found = leases.read(layout)
     alive = {lease.id for lease in found if lease.alive}
     for part, name in staged:
@@ -80,42 +93,103 @@ def leftovers(store: Store) -> Leftovers:
     )
 
 
-def snapshot(
-    store: Store,
-    *,
-    began: float | None = None,
-    in_use: Callable[[], Mapping[str, Iterable[int]]],
-    leased_before: frozenset[str] = frozenset(),
-) -> tuple[Snapshot, list[str]]:
-    """Read everything that ``decide`` needs.
+def _repairs(layout: Layout) -> Iterator[str]:
+    """Yield the notes of repairs of entries that are not there any more."""
+    for name in os.listdir(layout.of("repairs")):
+        if not os.path.lexists(layout.of("entries", name.removesuffix(".json"))):
+            yield layout.of("repairs", name)
+
+
+@dataclass(slots=True)
+class _Protections:
+    """What leases, roots and external environments say at one moment."""
+
+    leases: list[leases.LeaseRecord] = field(default_factory=list)
+    roots: list[roots.Root] = field(default_factory=list)
+    external: list[externals.Registration] = field(default_factory=list)
+    locked: dict[str, frozenset[Digest]] = field(default_factory=dict)
+    keep_all: dict[str, None] = field(default_factory=dict)
+    keep_before: dict[str, float] = field(default_factory=dict)
+
+
+class View:
+    """What is known of a store; read when it is made, and refreshed as often as wanted.
+
+    Attributes:
+        began: When the scan began, seconds since the epoch.
+        problems: What could not be read, and is therefore kept, in words.
 
     Args:
         store: The store.
-        began: When the run began, seconds since the epoch; by default now.
+        began: See above; by default now.
         in_use: Gives what processes use, as ``runtime.names_in_use`` does.
-        leased_before: Names that were leased at an earlier look of the same run. They stay: who has just given
-            up a lease may have left a process behind that was not there when processes were looked at.
-
-    Returns:
-        The snapshot, and problems in words: what could not be read, and is therefore kept.
+        keep_last: See ``Policy``.
+        forgotten: Tokens of external environments that keep nothing any more.
     """
-    layout = store.layout
-    problems: list[str] = []
-    when = now() if began is None else began
-    protections = _Protections(store, problems)
-    used = in_use()
-    environments = dict(_environments(store, problems))
-    entries = dict(_times(layout, "entries", store.entries()))
-    kept = protections.of(environments, entries)
-    for name, pids in used.items():
-        kept[name].append(f"in use by process {', '.join(map(str, sorted(pids)))}")
-    for name in leased_before:
-        kept[name].append(LEASED)
-    return (
-        Snapshot(
-            began=when,
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        began: float | None = None,
+        in_use: Callable[[], Mapping[str, Iterable[int]]],
+        keep_last: int = 1,
+        forgotten: Iterable[str] = (),
+    ) -> None:
+        self.began = now() if began is None else began
+        self.problems: dict[str, None] = {}
+        self._store = store
+        self._layout = store.layout
+        self._keep_last = keep_last
+        self._forgotten = frozenset(forgotten)
+        self._environments: dict[str, EnvironmentState] = {}
+        self._referrers: Counter[str] = Counter()
+        self._by_key: dict[str, list[str]] = defaultdict(list)
+        self._leased: set[str] = set()
+        # In this order: see above.
+        self._protections = self._protect()
+        self._in_use = dict(in_use())
+        self._look_at_environments()
+        self._entries = dict(_times(self._layout, "entries", store.entries()))
+        self._by_digits: dict[str, list[str]] = defaultdict(list)
+        for name in self._entries:
+            self._by_digits[name.partition("-")[0]].append(f"entries/{name}")
+        self._kept = self._say_what_is_kept()
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """The directory names of all environments that are there, sorted."""
+        return tuple(sorted(self._environments))
+
+    def refresh(self, in_use: Mapping[str, Iterable[int]] | None = None) -> None:
+        """Look again at whatever may keep something that nothing kept before.
+
+        Args:
+            in_use: What processes use by now, where that was looked at again.
+        """
+        self._protections = self._protect()
+        if in_use is not None:
+            self._in_use |= in_use
+        self._look_at_environments()
+        self._kept = self._say_what_is_kept()
+
+    def snapshot(self) -> Snapshot:
+        """Return all that ``decide`` needs."""
+        layout = self._layout
+        highest: dict[str, int] = {}
+        for name in self._environments:
+            key, generation = _generation(name)
+            highest[key] = max(highest.get(key, 0), generation)
+        environments = {
+            name: replace(state, superseded=True)
+            if _generation(name)[1] < highest[_generation(name)[0]]
+            else state
+            for name, state in self._environments.items()
+        }
+        return Snapshot(
+            began=self.began,
             environments=environments,
-            entries=entries,
+            entries=dict(self._entries),
             locks={
                 name.removesuffix(".toml"): age
                 for name, age in _times(layout, "locks")
@@ -123,27 +197,244 @@ def snapshot(
             },
             requests=dict(_requests(layout)),
             inputs=dict(_inputs(layout)),
-            kept={name: tuple(dict.fromkeys(why)) for name, why in kept.items()},
-            keep_all=tuple(protections.keep_all),
-        ),
-        problems,
-    )
+            probes=dict(_probes(layout)),
+            kept={name: tuple(dict.fromkeys(why)) for name, why in self._kept.items()},
+            keep_before=dict(self._protections.keep_before),
+            keep_all=tuple(self._protections.keep_all),
+        )
 
+    def unclaimed(self, part: str, names: Iterable[str]) -> list[str]:
+        """Return those of the names, which were dead when they were decided on, that nobody has claimed since.
 
-def _environments(store: Store, problems: list[str]) -> Iterator[tuple[str, EnvironmentState]]:
-    for name in store.environments():
+        Args:
+            part: ``environments``, ``entries`` or ``locks``.
+            names: Of that part.
+        """
+        free = {
+            "environments": self._environment_is_unclaimed,
+            "entries": self._entry_is_unclaimed,
+            "locks": self._lock_is_unclaimed,
+        }[part]
+        requested = {lock for lock, _ in dict(_requests(self._layout)).values()} if part == "locks" else set()
+        return [
+            name
+            for name in names
+            if f"{part}/{name}" not in self._kept and name not in requested and free(name)
+        ]
+
+    def gone(self, part: str, name: str) -> None:
+        """Hear that a name has been renamed aside."""
+        if part == "environments":
+            self._drop(name)
+        elif part == "entries":
+            self._entries.pop(name, None)
+
+    def why(self, environment: str) -> tuple[str, ...]:
+        """Return what keeps an environment at this moment but for its age, in words."""
+        return tuple(dict.fromkeys(self._kept.get(f"environments/{environment}", ())))
+
+    def _environment_is_unclaimed(self, name: str) -> bool:
+        state = self._environments.get(name)
+        if state is None or self._protections.keep_all or self._protections.keep_before:
+            return False
         try:
-            last_use = os.stat(store.layout.record(name)).st_mtime
-            record = store.record(name)
-        except FileNotFoundError as error:
-            if os.path.isdir(store.layout.of("environments", name)):
-                problems.append(f"environments/{name} is kept: {error.strerror} ({error.filename})")
-                yield name, EnvironmentState(last_use=0, entries=None, lock=None)
+            last_use = os.stat(self._layout.record(name)).st_mtime
+        except OSError:
+            return False
+        self._environments[name] = replace(state, last_use=last_use)
+        return last_use == state.last_use
+
+    def _entry_is_unclaimed(self, name: str) -> bool:
+        made = self._entries.get(name)
+        if made is None or self._referrers[name] or self._is_kept_unseen(made):
+            return False
+        try:
+            return os.lstat(self._layout.of("entries", name)).st_ctime == made
+        except OSError:
+            return False
+
+    def _lock_is_unclaimed(self, name: str) -> bool:
+        if any(state.lock == name for state in self._environments.values()):
+            return False
+        try:
+            return not self._is_kept_unseen(os.lstat(self._layout.of("locks", f"{name}.toml")).st_ctime)
+        except OSError:
+            return False
+
+    def _is_kept_unseen(self, made: float) -> bool:
+        protections = self._protections
+        return bool(protections.keep_all) or any(made <= time for time in protections.keep_before.values())
+
+    def _look_at_environments(self) -> None:
+        """See environments that were not there before, and that some are not there any more."""
+        there = self._store.environments()
+        for name in self._environments.keys() - set(there):
+            self._drop(name)
+        for name in there:
+            if name in self._environments:
+                continue
+            state = self._state_of(name)
+            if state is not None:
+                self._environments[name] = state
+                self._by_key[_generation(name)[0]].append(f"environments/{name}")
+                self._referrers.update(state.entries or ())
+
+    def _drop(self, environment: str) -> None:
+        state = self._environments.pop(environment, None)
+        if state is not None:
+            self._referrers.subtract(state.entries or ())
+            self._by_key[_generation(environment)[0]].remove(f"environments/{environment}")
+
+    def _state_of(self, name: str) -> EnvironmentState | None:
+        """Return what is known of an environment; None where it is none, or has just gone."""
+        layout = self._layout
+        directory = layout.of("environments", name)
+        try:
+            made = os.lstat(directory).st_ctime
+            last_use = os.stat(layout.record(name)).st_mtime
+            record = self._store.record(name)
         except (OSError, StoreDamagedError) as error:
-            problems.append(f"environments/{name} is kept: {error}")
-            yield name, EnvironmentState(last_use=0, entries=None, lock=None)
-        else:
-            yield name, EnvironmentState(last_use=last_use, entries=record.entries, lock=record.lock)
+            if not os.path.isdir(directory):
+                return None
+            why = f"{error.strerror} ({error.filename})" if isinstance(error, OSError) else str(error)
+            entries = _links_into_entries(directory)
+            self.problems[f"environments/{name} is kept, with {_what(entries)}: {why}"] = None
+            # Whatever it refers to was published before; again, where it has been repaired since.
+            made = max(_changed(directory), self._repaired)
+            return EnvironmentState(last_use=0, made=made, entries=entries, lock=None, readable=False)
+        return EnvironmentState(last_use=last_use, made=made, entries=record.entries, lock=record.lock)
+
+    def _protect(self) -> _Protections:
+        """Read leases, roots and external environments, in this order."""
+        found = _Protections()
+        found.leases = [lease for lease in leases.read(self._layout) if lease.alive]
+        for lease in found.leases:
+            if lease.digests is None:
+                self.problems[f"everything is kept: the lease {lease.name} cannot be read"] = None
+                found.keep_all["a lease cannot be read"] = None
+        for root in roots.read(self._store):
+            if isinstance(root, StoreDamagedError):
+                self._keep_what_is_older(found, root, "a root cannot be read")
+            else:
+                found.roots.append(root)
+                self._read_locks(found, root)
+        for registration in externals.registrations(self._layout):
+            if isinstance(registration, StoreDamagedError):
+                self._keep_what_is_older(
+                    found, registration, "an external environment's registration cannot be read"
+                )
+            elif registration.token not in self._forgotten:
+                found.external.append(registration)
+        return found
+
+    def _read_locks(self, found: _Protections, root: roots.Root) -> None:
+        """Read what the locks name that a root pins."""
+        for name in root.names:
+            if not name.startswith("locks/"):
+                continue
+            try:
+                digests = locked_digests(self._layout, name.removeprefix("locks/"))
+            except StoreDamagedError as error:
+                # It was there before it was pinned, and what it names may have come later.
+                self.problems[f"everything is kept: {error}"] = None
+                found.keep_all["a pinned lock cannot be read"] = None
+            else:
+                found.locked[name] = digests
+
+    def _keep_what_is_older(self, found: _Protections, error: StoreDamagedError, why: str) -> None:
+        """Keep whatever a record that cannot be read may refer to: what was there when it was written."""
+        self.problems[f"whatever is older is kept: {error}"] = None
+        written = max(_changed(error.path or ""), self._repaired)
+        found.keep_before[why] = max(found.keep_before.get(why, 0.0), written)
+
+    @property
+    def _repaired(self) -> float:
+        """When an entry was last published anew, seconds since the epoch."""
+        if os.listdir(self._layout.of("repairs")):
+            return now()  # one may be exchanged at this moment
+        try:
+            return os.lstat(self._layout.repaired).st_mtime
+        except OSError:
+            return 0.0
+
+    def _say_what_is_kept(self) -> dict[str, list[str]]:
+        """Return why which names stay; leases know keys and digests, but not what directories are called."""
+        kept: dict[str, list[str]] = defaultdict(list)
+        for root in self._protections.roots:
+            why = f"pinned by root {root.name}"
+            for name in root.kept(self._keep_last):
+                for each in (name, *self._entries_of(self._protections.locked.get(name, ()))):
+                    kept[each].append(why)
+        for found in self._protections.external:
+            why = f"used by the environment {found.path}"
+            for reference in found.references:
+                kept[f"entries/{reference.directory}"].append(why)
+            for lock in found.locks:
+                kept[f"locks/{lock}"].append(why)
+        for lease in self._protections.leases:
+            self._leased |= set(self._leased_by(lease))
+        # What was leased at an earlier look stays as well: who has just given up a lease may have left a process
+        # behind that was not there when processes were looked at.
+        for name in self._leased:
+            kept[name].append(LEASED)
+        for name, pids in self._in_use.items():
+            kept[name].append(f"in use by process {', '.join(map(str, sorted(pids)))}")
+        return kept
+
+    def _leased_by(self, lease: leases.LeaseRecord) -> Iterator[str]:
+        yield from self._by_key.get(lease.environment or "", ())
+        yield from self._entries_of(lease.digests or ())
+        if lease.lock is not None:
+            yield f"locks/{lease.lock}"
+
+    def _entries_of(self, digests: Iterable[str]) -> Iterator[str]:
+        """Yield the entries that may be of some digests."""
+        for digest in digests:
+            for length in DIGEST_LENGTHS:
+                yield from self._by_digits.get(digest[:length], ())
+
+
+def _generation(environment: str) -> tuple[str, int]:
+    """Return the key and the number of a generation, by its directory name."""
+    key, _, generation = environment.partition(".")
+    return key, int(generation) if generation.isdecimal() else 0
+
+
+def _what(entries: frozenset[str] | None) -> str:
+    return "every entry that is older" if entries is None else f"the {len(entries)} entries it links to"
+
+
+def _links_into_entries(environment: str) -> frozenset[str] | None:
+    """Return the directory names of the entries that the links of an environment lead to; None where that is unknown.
+
+    A file of an entry that the environment has as a link of its own stays without the entry.
+    """
+    found: set[str] = set()
+    waiting, seen = [environment], 0
+    try:
+        while waiting:
+            with os.scandir(waiting.pop()) as children:
+                for child in children:
+                    seen += 1
+                    if child.is_symlink():
+                        match = _INTO_ENTRY.search(os.readlink(child.path))
+                        found |= {match[1]} if match else set()
+                    elif child.is_dir(follow_symlinks=False):
+                        waiting.append(child.path)
+            if seen > _MOST_LINKS:
+                return None
+    except OSError:
+        return None
+    # Without any there may be nothing left of it, and nobody knows what there was.
+    return frozenset(found) or None
+
+
+def _changed(path: str) -> float:
+    """Return when a path was last changed in any way, seconds since the epoch; what cannot be looked at, just now."""
+    try:
+        return os.lstat(path).st_ctime
+    except OSError:
+        return now()
 
 
 def _times(layout: Layout, part: str, names: Iterable[str] | None = None) -> Iterator[tuple[str, float]]:
@@ -162,11 +453,19 @@ def _requests(layout: Layout) -> Iterator[tuple[str, tuple[str, float]]]:
             yield name.removesuffix(".json"), (str(memo.get("lock")), written)
 
 
-def _inputs(layout: Layout) -> Iterator[tuple[str, str]]:
-    for name in os.listdir(layout.of("inputs")):
+def _inputs(layout: Layout) -> Iterator[tuple[str, tuple[str, float, float]]]:
+    for name, written in _times(layout, "inputs"):
         memo = _memo(layout.of("inputs", name))
         if memo is not None:
-            yield name.removesuffix(".json"), str(memo.get("environment"))
+            until = memo.get("until")
+            stale = float(until) if isinstance(until, (int, float)) else 0.0
+            yield name.removesuffix(".json"), (str(memo.get("environment")), written, stale)
+
+
+def _probes(layout: Layout) -> Iterator[tuple[str, float]]:
+    for name, written in _times(layout, "interpreters"):
+        if not interpreters.is_useful(layout, name):
+            yield name, written
 
 
 def _memo(path: str) -> Mapping[str, object] | None:
@@ -180,65 +479,3 @@ def _memo(path: str) -> Mapping[str, object] | None:
     if isinstance(value, dict):
         return value if value.get("schema") == MEMO_SCHEMA else None
     return {}
-
-
-class _Protections:
-    """Leases and roots, as they were when this was made: before environments and entries are listed.
-
-    A lease ends only after what it protected can be seen. Read in the other order, a link that publishes after the
-    listing and ends before its lease is read would not be seen at all.
-    """
-
-    def __init__(self, store: Store, problems: list[str]) -> None:
-        self.keep_all: list[str] = []
-        self._leases = [lease for lease in leases.read(store.layout) if lease.alive]
-        self._roots: list[roots.Root] = []
-        for lease in self._leases:
-            if lease.digests is None:
-                problems.append(f"everything is kept: the lease {lease.name} cannot be read")
-                self.keep_all.append("a lease cannot be read")
-        for root in roots.read(store):
-            if isinstance(root, StoreDamagedError):
-                problems.append(f"everything is kept: {root}")
-                self.keep_all.append("a root cannot be read")
-            else:
-                self._roots.append(root)
-        self._external: list[externals.Registration] = []
-        for found in externals.registrations(store.layout):
-            if isinstance(found, StoreDamagedError):
-                problems.append(f"everything is kept: {found}")
-                self.keep_all.append("an external environment's registration cannot be read")
-            else:
-                self._external.append(found)
-
-    def _pinned(self) -> Iterator[tuple[str, str]]:
-        """Yield what roots and external environments name, and what says so."""
-        for root in self._roots:
-            pinned = f"environments/{root.environment}" if root.environment else f"entries/{root.entry}"
-            yield pinned, f"pinned by root {root.name}"
-        for found in self._external:
-            why = f"used by the environment {found.path}"
-            yield from ((f"entries/{reference.directory}", why) for reference in found.references)
-            yield from ((f"locks/{lock}", why) for lock in found.locks)
-
-    def of(self, environments: Iterable[str], entries: Iterable[str]) -> dict[str, list[str]]:
-        """Return why which names stay; leases know keys and digests, but not what directories are called."""
-        kept: dict[str, list[str]] = defaultdict(list)
-        for name, why in self._pinned():
-            kept[name].append(why)
-        by_key: dict[str, list[str]] = defaultdict(list)
-        by_digits: dict[str, list[str]] = defaultdict(list)
-        for name in environments:
-            by_key[name.partition(".")[0]].append(f"environments/{name}")
-        for name in entries:
-            by_digits[name.partition("-")[0]].append(f"entries/{name}")
-        for lease in self._leases:
-            names = list(by_key.get(lease.environment or "", ()))
-            for digest in lease.digests or ():
-                for length in DIGEST_LENGTHS:
-                    names += by_digits.get(digest[:length], ())
-            if lease.lock is not None:
-                names.append(f"locks/{lease.lock}")
-            for name in names:
-                kept[name].append(LEASED)
-        return kept

@@ -1,31 +1,48 @@
-"""Collecting: hold, scan, decide, then remove in batches so short that nobody notices.
+"""Doing what was decided, in batches that users never wait for.
 
-A batch: put the list of names in place (``gc/condemned``) → look at everything again → rename what is still
-dead aside → take the list back → delete what was renamed, outside everything. Environments go before the
-entries that only they referred to, and a later look finds those unreferenced. A collector that is killed leaves
-a list and dead names; the next one finishes them.
+::
+
+    leftovers ─▶ look ─▶ decide ─▶ environments ─▶ entries ─▶ memos ─▶ locks ─▶ what is over budget still?
+                                   └─ a batch: condemn ─▶ look again ─▶ rename aside ─▶ take the list back ─▶ delete
+
+Only what nobody has claimed by the second look is renamed, and deleted outside everything. Environments go before the
+entries that only they referred to. A collector that is killed leaves a list and dead names; the next one finishes them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
 from vrfstore import fs
 from vrfstore.errors import BusyError
-from vrfstore.gc import runtime, scan
-from vrfstore.gc.policy import Collection, Policy, Snapshot, decide
-from vrfstore.store import condemned
+from vrfstore.gc import absence, runtime, scan, sizes
+from vrfstore.gc.policy import Collection, Policy, decide, excess
+from vrfstore.store import ballast, condemned
+from vrfstore.store.externals import Registration
 from vrfstore.store.holds import hold
 from vrfstore.store.layout import DEAD_PREFIX
-from vrfstore.store.store import Store
+from vrfstore.store.store import Store, check_parts
 
 __all__ = ["Report", "collect", "preview"]
 
-_BATCH = 256
+_LARGEST_BATCH = 256
+_SMALLEST_BATCH = 8
+
+_LONGEST = 0.010
+"""Seconds that a list should be up: half of what it may be at most, so that hardly any batch takes longer than that."""
+
+_AGAIN = 1.0
+"""Seconds after which processes are looked at again."""
+
+_ROUNDS = 5
+"""How often a run decides anew where things were claimed that a budget counted on."""
+
 _SUFFIXES = {"locks": ".toml"}
 _LOG_AGE = 7 * 86400.0
 """Seconds that a resolver's words are kept at most, whatever the policy."""
@@ -40,11 +57,17 @@ class Report:
         environments: Directory names.
         entries: Directory names.
         leftovers: How many remains of killed runs.
-        records: How many memos, locks and logs.
+        records: How many memos, locks, probes and logs.
         freed: Bytes: the blocks of inodes that lost their last link.
         kept: For each environment that stays, by directory name: why.
         entries_kept: How many entries stay.
         problems: What could not be read, or removed, in words.
+        forgotten: Paths of environments of people's own that are gone for good, and keep nothing any more.
+        missing: Bytes over budget that are in use.
+        stopped: ``time`` or ``freed`` where the run ended before its work, by ``max_seconds`` or ``max_freed``.
+        used: Bytes that the store occupies; None where nobody asked.
+        seconds: How long it took.
+        pauses: Seconds for each batch that a list was up.
     """
 
     dry_run: bool
@@ -56,69 +79,101 @@ class Report:
     kept: Mapping[str, tuple[str, ...]]
     entries_kept: int
     problems: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class _Freed:
-    """Counts what comes back: an inode's blocks, once, when all its links have been seen."""
-
-    inodes: dict[tuple[int, int], list[int]] = field(default_factory=dict)
-
-    def see(self, path: str) -> None:
-        """Count everything at and below ``path``, before it is removed."""
-        self._inode(os.lstat(path))
-        waiting = [path] if os.path.isdir(path) and not os.path.islink(path) else []
-        while waiting:
-            with os.scandir(waiting.pop()) as children:
-                for child in children:
-                    self._inode(child.stat(follow_symlinks=False))
-                    if child.is_dir(follow_symlinks=False):
-                        waiting.append(child.path)
-
-    def _inode(self, found: os.stat_result) -> None:
-        # A directory's links are its own `.` and its children's `..`.
-        links = 1 if stat.S_ISDIR(found.st_mode) else found.st_nlink
-        counted = self.inodes.setdefault((found.st_dev, found.st_ino), [0, links, found.st_blocks * 512])
-        counted[0] += 1
-
-    @property
-    def bytes(self) -> int:
-        return sum(blocks for seen, links, blocks in self.inodes.values() if seen >= links)
+    forgotten: tuple[str, ...] = ()
+    missing: int = 0
+    stopped: str = ""
+    used: int | None = None
+    seconds: float = field(default=0.0, compare=False)
+    pauses: tuple[float, ...] = field(default=(), compare=False)
 
 
 def preview(store: Store, policy: Policy) -> Report:
-    """Return what ``collect`` would do now; nothing is changed and no hold is taken."""
+    """Return what ``collect`` would do now; nothing is changed and no hold is taken.
+
+    Raises:
+        StoreError: A part of the store is a link that leads elsewhere.
+    """
+    check_parts(store.layout)
+    began = time.monotonic()
     left = scan.leftovers(store)
-    found, problems = scan.snapshot(store, in_use=lambda: runtime.names_in_use(store.root))
-    plan = decide(found, policy)
-    freed = _Freed()
+    lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
+    view = _view(store, policy, forgotten=lost.gone)
+    used, wanted = _measure(store, policy)
+    ledger = sizes.Weighing(store.layout, already=(*left.trees, *left.files))
+    plan = decide(view.snapshot(), policy, ledger=ledger, wanted=wanted)
     files = list(_files(store, plan, policy))
-    for path in (*left.trees, *left.files, *_paths(store, plan), *files):
-        _quietly(freed.see, path, problems)
+    locks = [f"locks/{name}{_SUFFIXES['locks']}" for name in plan.locks]
+    for path in files:
+        ledger.add(os.path.relpath(path, store.root))
+    for name in locks:
+        ledger.add(name)
     return Report(
         dry_run=True,
         environments=plan.environments,
         entries=plan.entries,
         leftovers=len(left.trees) + len(left.files),
-        records=len(files) + len(plan.locks),
-        freed=freed.bytes,
+        records=len(files) + len(locks),
+        forgotten=tuple(known.path for known in lost.gone),
+        freed=ledger.freed,
         kept=plan.reasons,
-        entries_kept=len(found.entries) - len(plan.entries),
-        problems=tuple(problems),
+        entries_kept=len(view.snapshot().entries) - len(plan.entries),
+        problems=(*view.problems, *_untold(lost)),
+        missing=0 if plan.enough else max(wanted - ledger.freed, 0),
+        stopped="freed" if plan.enough else "",
+        used=None if used is None else used - ledger.freed,
+        seconds=time.monotonic() - began,
     )
 
 
-def collect(store: Store, policy: Policy) -> Report:
+def collect(
+    store: Store, policy: Policy, *, timeout: float | None = 0, on_wait: Callable[[], None] | None = None
+) -> Report:
     """Remove what the policy lets go.
+
+    Args:
+        store: The store.
+        policy: What the operator wants.
+        timeout: Seconds to wait for another collection; None for as long as that takes.
+        on_wait: Called once, if there is one.
 
     Raises:
         BusyError: Another collection is at work.
+        StoreError: A part of the store is a link that leads elsewhere.
     """
-    try:
-        with hold(store.layout.of("gc", "run"), timeout=0):
-            return _Sweep(store, policy).run()
-    except BusyError as error:
-        raise BusyError("another gc is at work", kind="gc-running", hint="let it finish") from error
+    check_parts(store.layout)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(store.layout.of("gc", "run"), timeout=timeout, on_wait=on_wait))
+        except BusyError as error:
+            raise BusyError("another gc is at work", kind="gc-running", hint="let it finish") from error
+        ballast.free(store.layout)
+        stack.callback(ballast.refill, store.layout)
+        return _Sweep(store, policy).run()
+
+
+def _view(store: Store, policy: Policy, forgotten: Iterable[Registration] = ()) -> scan.View:
+    return scan.View(
+        store,
+        forgotten=(known.token for known in forgotten),
+        in_use=lambda: runtime.names_in_use(store.root),
+        keep_last=policy.keep_last,
+    )
+
+
+def _untold(lost: absence.Absence) -> Iterator[str]:
+    """Yield the environments of which nobody can tell whether they are there, so that they keep what they need."""
+    for known in lost.unknown:
+        yield (
+            f"what the environment {known.path} refers to is kept: nobody can tell from here whether it is there; if "
+            f"it is gone: vrfstore env forget {known.token}"
+        )
+
+
+def _measure(store: Store, policy: Policy) -> tuple[int | None, int]:
+    """Return the bytes that the store occupies, where they have a say, and those that have to come back."""
+    used = None if policy.max_size is None else sizes.size_of(store.root)
+    free, total = sizes.room(store.root)
+    return used, excess(policy, used=used or 0, free=free, total=total)
 
 
 class _Sweep:
@@ -127,115 +182,165 @@ class _Sweep:
     def __init__(self, store: Store, policy: Policy) -> None:
         self._store = store
         self._policy = policy
-        self._began = scan.now()
-        self._freed = _Freed()
-        self._problems: list[str] = []
-        self._leased: frozenset[str] = frozenset()
+        self._started = time.monotonic()
+        self._freed = sizes.Freed()
+        self._problems: dict[str, None] = {}
+        self._pauses: list[float] = []
+        self._batch = 2 * _SMALLEST_BATCH
+        self._looked = 0.0
+        self._stopped = ""
 
     def run(self) -> Report:
-        if os.path.lexists(self._store.layout.condemned):
-            condemned.withdraw(self._store.layout)
-        left = scan.leftovers(self._store)
-        cleared = self._remove(left.trees) + self._remove(left.files)
-        environments = self._batches("environments", self._decide(settled=False).environments)
-        entries = self._batches("entries", self._decide(settled=True).entries)
-        last = self._decide(settled=True)
-        # Memos first, then the locks that only they referred to. A memo that is lost costs time; a lock may just be
-        # wanted by a link, so that it goes like an entry.
-        records = self._remove(list(_files(self._store, last, self._policy)))
-        records += len(self._batches("locks", last.locks))
-        found, problems = self._look()
+        store, policy = self._store, self._policy
+        if os.path.lexists(store.layout.condemned):
+            condemned.withdraw(store.layout)
+        used, wanted = _measure(store, policy)
+        left = scan.leftovers(store)
+        cleared = self._remove((*left.trees, *left.files))
+        lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
+        forgotten = absence.settle(store.layout, lost)
+        view = _view(store, policy)
+        self._looked = time.monotonic()
+        environments: list[str] = []
+        entries: list[str] = []
+        records = 0
+        for _ in range(_ROUNDS):
+            plan = self._decide(view, wanted)
+            gone = self._batches(view, "environments", plan.environments)
+            went = self._batches(view, "entries", plan.entries)
+            records += self._remove(_files(store, plan, policy))
+            records += len(self._batches(view, "locks", plan.locks))
+            environments += gone
+            entries += went
+            claimed = len(plan.environments) + len(plan.entries) - len(gone) - len(went)
+            if self._stopped or not claimed or not policy.has_budget:
+                break
+        view.refresh()
+        reasons = {
+            name: view.why(name) or plan.reasons.get(name) or ("its turn comes with the next gc",)
+            for name in view.environments
+        }
+        stopped = self._stopped or ("freed" if plan.enough else "")
         return Report(
             dry_run=False,
             environments=tuple(environments),
             entries=tuple(entries),
             leftovers=cleared,
             records=records,
+            forgotten=tuple(known.path for known in forgotten),
             freed=self._freed.bytes,
-            kept=decide(found, self._policy, settled=True).reasons,
-            entries_kept=len(found.entries),
-            problems=tuple(dict.fromkeys([*problems, *self._problems])),
+            kept=reasons,
+            entries_kept=len(store.entries()),
+            problems=(*view.problems, *self._problems, *_untold(lost)),
+            missing=0 if stopped else max(wanted - self._freed.bytes, 0),
+            stopped=stopped,
+            used=None if used is None else used - self._freed.bytes,
+            seconds=time.monotonic() - self._started,
+            pauses=tuple(self._pauses),
         )
 
-    def _look(self) -> tuple[Snapshot, list[str]]:
-        found, problems = scan.snapshot(
-            self._store,
-            began=self._began,
-            in_use=lambda: runtime.names_in_use(self._store.root),
-            leased_before=self._leased,
-        )
-        self._leased |= {name for name, why in found.kept.items() if scan.LEASED in why}
-        return found, problems
+    def _decide(self, view: scan.View, wanted: int) -> Collection:
+        """Decide what goes beside that which has gone already."""
+        policy, freed = self._policy, self._freed.bytes
+        if not policy.has_budget and policy.max_freed is None:
+            return decide(view.snapshot(), policy)
+        if policy.max_freed is not None:
+            policy = replace(policy, max_freed=policy.max_freed - freed)
+        ledger = sizes.Weighing(self._store.layout)
+        return decide(view.snapshot(), policy, ledger=ledger, wanted=wanted - freed)
 
-    def _decide(self, *, settled: bool) -> Collection:
-        return decide(self._look()[0], self._policy, settled=settled)
+    def _out_of_time(self) -> bool:
+        limit = self._policy.max_seconds
+        if limit is not None and time.monotonic() - self._started >= limit:
+            self._stopped = "time"
+        return bool(self._stopped)
 
-    def _batches(self, part: str, names: Sequence[str]) -> list[str]:
+    def _batches(self, view: scan.View, part: str, names: Sequence[str]) -> list[str]:
         removed: list[str] = []
-        for start in range(0, len(names), _BATCH):
-            removed += self._batch(part, names[start : start + _BATCH])
+        position = 0
+        while position < len(names) and not self._out_of_time():
+            batch = names[position : position + self._batch]
+            position += len(batch)
+            removed += self._one_batch(view, part, batch)
         return removed
 
-    def _batch(self, part: str, names: Sequence[str]) -> list[str]:
+    def _one_batch(self, view: scan.View, part: str, names: Sequence[str]) -> list[str]:
         layout = self._store.layout
+        in_use = None
+        if time.monotonic() - self._looked > _AGAIN:
+            # Not while the list is up: there may be many processes, and each that uses something has stamped it.
+            in_use = runtime.names_in_use(self._store.root)
+            self._looked = time.monotonic()
         aside: list[str] = []
         removed: list[str] = []
         condemned.publish(layout, [f"{part}/{name}" for name in names])
+        began = time.monotonic()
         try:
-            again = self._decide(settled=part != "environments")
-            still = set(getattr(again, part))
-            for name in names:
-                if name not in still:
-                    continue
+            view.refresh(in_use)
+            for name in view.unclaimed(part, names):
                 # Never longer than the name it replaces, so that a full directory block does not matter.
                 dead = layout.of(part, f"{DEAD_PREFIX}{fs.unique_name()}")
                 try:
-                    fs.rename(layout.of(part, f"{name}{_SUFFIXES.get(part, '')}"), dead)
+                    self._rename(layout.of(part, f"{name}{_SUFFIXES.get(part, '')}"), dead)
                 except OSError as error:
-                    self._problems.append(f"{part}/{name} cannot be removed: {error.strerror}")
+                    self._problems[f"{part}/{name} cannot be removed: {error.strerror}"] = None
                     continue
+                view.gone(part, name)
                 aside.append(dead)
                 removed.append(name)
         finally:
             condemned.withdraw(layout)
+            self._adapt(len(names), time.monotonic() - began)
         self._remove(aside)
         return removed
 
+    def _rename(self, path: str, dead: str) -> None:
+        try:
+            fs.rename(path, dead)
+        except OSError as error:
+            # What statvfs(3) does not know of, such as a quota, may have kept the ballast until now.
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            if not full or not ballast.free(self._store.layout, refused=True):
+                raise
+            fs.rename(path, dead)
+
+    def _adapt(self, size: int, seconds: float) -> None:
+        """Choose the size of the next batch by how long this one kept users waiting."""
+        self._pauses.append(seconds)
+        if seconds > _LONGEST:
+            self._batch = max(size // 2, _SMALLEST_BATCH)
+        elif seconds < _LONGEST / 2 and size == self._batch:
+            self._batch = min(2 * size, _LARGEST_BATCH)
+
     def _remove(self, paths: Iterable[str]) -> int:
+        """Remove what nobody can reach any more; what there is no time for, the next run finishes."""
         count = 0
         for path in paths:
-            _quietly(self._freed.see, path, self._problems)
-            if _quietly(fs.remove_tree, path, self._problems):
+            if self._out_of_time():
+                break
+            self._quietly(self._freed.see, path)
+            if self._quietly(fs.remove_tree, path):
                 count += 1
         return count
 
-
-def _quietly(action: Callable[[str], object], path: str, problems: list[str]) -> bool:
-    """Do something to one path; a failure is noted, and never stops a run."""
-    try:
-        action(path)
-    except FileNotFoundError:
+    def _quietly(self, action: Callable[[str], object], path: str) -> bool:
+        """Do something to one path; a failure is noted, and never stops a run."""
+        try:
+            action(path)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            self._problems[f"{path}: {error.strerror}"] = None
+            return False
         return True
-    except OSError as error:
-        problems.append(f"{path}: {error.strerror}")
-        return False
-    return True
-
-
-def _paths(store: Store, plan: Collection) -> Iterator[str]:
-    for name in plan.environments:
-        yield store.layout.of("environments", name)
-    for name in plan.entries:
-        yield store.layout.of("entries", name)
-    for name in plan.locks:
-        yield store.layout.of("locks", f"{name}{_SUFFIXES['locks']}")
 
 
 def _files(store: Store, plan: Collection, policy: Policy) -> Iterator[str]:
-    """Yield the memos and logs that go."""
+    """Yield the memos, probes and logs that go."""
     layout = store.layout
     yield from (layout.of("inputs", f"{name}.json") for name in plan.inputs)
     yield from (layout.of("requests", f"{name}.json") for name in plan.requests)
+    yield from (layout.of("interpreters", name) for name in plan.probes)
     limit = scan.now() - min(policy.max_age, _LOG_AGE)
     for name in os.listdir(layout.of("logs")):
         path = layout.of("logs", name)

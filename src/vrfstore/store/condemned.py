@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Collection
 
@@ -80,12 +81,23 @@ def _size(path: str) -> int:
 
 
 def _fill(spare: str, data: bytes) -> None:
-    descriptor = os.open(spare, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    _clear_strange(spare)
+    descriptor = os.open(spare, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         room = max(os.fstat(descriptor).st_size, CAPACITY)
         fs.overwrite(descriptor, spare, data.ljust(room, b"\0"))
     finally:
         os.close(descriptor)
+
+
+def _clear_strange(spare: str) -> None:
+    """Remove what is not a file of ours alone: through a link of either kind, another file would be written over."""
+    try:
+        found = os.lstat(spare)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        fs.remove_tree(spare)
 
 
 def publish(layout: Layout, condemned: list[str]) -> None:

@@ -7,6 +7,7 @@ refers to. The token is in both, so that another environment at the same path, o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
 from vrfstore.model import EntryReference, Interpreter, LinkOptions
+from vrfstore.store.holds import hold, shard
 from vrfstore.store.layout import Layout
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import options_from_json, references_from_json, references_to_json
@@ -29,6 +31,7 @@ __all__ = [
     "State",
     "device_of",
     "forget",
+    "forget_absent",
     "hold_key",
     "mount_namespace",
     "read",
@@ -334,12 +337,36 @@ def register(layout: Layout, lease: Lease, registration: Registration) -> None:
     temporary = layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
     # Synced: what it keeps from gc is in use by an environment that nothing here knows of otherwise.
     fs.write_file(temporary, codec.dumps(value), sync=True)
-    fs.rename(temporary, _path(layout, registration.token))
+    with _held(layout, registration.token):
+        fs.rename(temporary, _path(layout, registration.token))
 
 
 def forget(layout: Layout, token: str) -> bool:
     """Let gc know no more of an environment. Returns whether it did."""
     return fs.remove_file(_path(layout, token))
+
+
+def forget_absent(layout: Layout, registration: Registration) -> bool:
+    """Let gc know no more of an environment that is absent, unless it was registered anew meanwhile.
+
+    Returns:
+        Whether it was forgotten.
+
+    Raises:
+        BusyError: Somebody is registering it.
+    """
+    with _held(layout, registration.token, timeout=0):
+        try:
+            again = read_registration(layout, registration.token)
+        except StoreDamagedError:
+            return False
+        return again == registration and state_of(again) == "absent" and forget(layout, registration.token)
+
+
+def _held(
+    layout: Layout, token: str, timeout: float | None = None
+) -> contextlib.AbstractContextManager[None]:
+    return hold(layout.of("holds", shard("external", token)), timeout=timeout)
 
 
 def read_registration(layout: Layout, token: str) -> Registration | None:

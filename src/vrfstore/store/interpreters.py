@@ -11,11 +11,14 @@ from dataclasses import asdict
 from vrfstore import codec, fs
 from vrfstore import interpreter as probing
 from vrfstore.model import Interpreter
-from vrfstore.store.layout import Layout
+from vrfstore.store.layout import DIGEST_LENGTHS, Layout, entry_directory
 from vrfstore.store.leases import Lease
 from vrfstore.store.memos import replace
 
-__all__ = ["deciding_paths", "known", "ready_links", "ready_links_name"]
+__all__ = ["PIP_MEMO", "deciding_paths", "is_useful", "known", "ready_links", "ready_links_name"]
+
+PIP_MEMO = "pip-"
+"""How the names of memos begin that say which pip is for an older Python (``requirements.pip``)."""
 
 _SCHEMA = 3
 
@@ -88,6 +91,32 @@ def _read(path: str) -> tuple[Interpreter, dict[str, str]] | None:
             fields["namespaces"] = tuple(fields["namespaces"])
             return Interpreter(**fields), dict(value["stats"])
     return None
+
+
+def is_useful(layout: Layout, name: str) -> bool:
+    """Whether what is kept under a name is of use still: its interpreter, or the pip for it, is there as it was.
+
+    Args:
+        layout: The store's.
+        name: In ``interpreters/``: a probe, a memo of an older pip, or a directory of ready-made links.
+    """
+    path = layout.of("interpreters", name)
+    if os.path.isdir(path):
+        return os.path.exists(f"{path}/python")
+    if not name.startswith(PIP_MEMO):
+        return _read(path) is not None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        known = codec.loads(fs.read_file(path))
+        return any(
+            os.path.isdir(
+                layout.of(
+                    "entries",
+                    entry_directory(known["digest"], known["name"], known["version"], length=length),
+                )
+            )
+            for length in DIGEST_LENGTHS
+        )
+    return False
 
 
 def ready_links_name(interpreter: Interpreter) -> str:

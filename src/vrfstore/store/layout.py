@@ -19,7 +19,7 @@
       external/<token>.json           environments elsewhere that refer to entries
       leases/<kind>.<id>.<key>[.…]    see store.leases
       holds/                          files that are only ever locked, never removed
-      gc/                             run (hold), condemned, spare
+      gc/                             run (hold), condemned or spare, ballast, repaired
       tmp/<id>.<random>               files on their way to a name
       logs/                           the resolver's own words, the compiler's
       repairs/<entry>.json            what a repair has yet to do
@@ -94,6 +94,16 @@ class Layout:
     def condemned(self) -> str:
         """The list of names that a gc is about to rename aside; almost always absent."""
         return f"{self.root}/gc/condemned"
+
+    @property
+    def ballast(self) -> str:
+        """A file of nothing, which a gc removes first where the disk is full."""
+        return f"{self.root}/gc/ballast"
+
+    @property
+    def repaired(self) -> str:
+        """An empty file; its change time is when an entry was last exchanged for a sound one."""
+        return f"{self.root}/gc/repaired"
 
     def record(self, environment: str) -> str:
         """The record of the environment with this directory name; its mtime is the last use."""

@@ -156,6 +156,10 @@ def _swap(store: Store, lease: Lease, staging: str, repair: Pending) -> None:
 
 def finish(store: Store, directory: str) -> None:
     """Forget a repair whose environments have been linked anew."""
+    # The entry is younger now than many things that refer to it: see gc.scan.
+    if not fs.stamp(store.layout.repaired):
+        with contextlib.suppress(FileExistsError):
+            fs.write_file(store.layout.repaired, b"")
     fs.remove_file(_note(store, directory))
 
 

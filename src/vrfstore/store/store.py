@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError, StoreError, UsageError, VrfstoreError, WheelError
 from vrfstore.model import Digest, EntryPlan, EntryReference
-from vrfstore.store import condemned, leases, records
+from vrfstore.store import ballast, condemned, leases, records
 from vrfstore.store.durability import GroupSync
 from vrfstore.store.entry_plan import DAMAGED, plan_from_json
 from vrfstore.store.holds import hold, shard
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from vrfstore.store.ingest import Job, Staged
     from vrfstore.store.zip_structure import Limits
 
-__all__ = ["Added", "Store", "default_root"]
+__all__ = ["Added", "Store", "check_parts", "default_root"]
 
 _CHUNK = 1 << 18
 
@@ -600,6 +601,35 @@ def _prepare(layout: Layout, *, to_look: bool) -> None:
     if not os.access(layout.of("tmp"), os.W_OK):
         raise PermissionError(errno.EACCES, "it may only be read", layout.root)
     condemned.preallocate(layout)
+    ballast.preallocate(layout)
+
+
+def check_parts(layout: Layout) -> None:
+    """Refuse a store of which a part is not a directory of its own: behind a link, a gc would be elsewhere.
+
+    The store itself may be behind a link, and a part may be a mount point.
+
+    Raises:
+        StoreError: One of them is a symlink, or no directory at all.
+        OSError: One cannot be looked at.
+    """
+    for part in SUBDIRECTORIES:
+        path = layout.of(part)
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            raise StoreError(
+                f"{part} is a symlink, and gc does not leave the store",
+                kind="store-part",
+                path=path,
+                hint=f"put the directory itself in its place, or mount it at {path}",
+            )
+        if not stat.S_ISDIR(mode):
+            raise StoreError(
+                f"{part} is no directory",
+                kind="store-part",
+                path=path,
+                hint="move it away; the next vrfstore link makes the directory",
+            )
 
 
 def _check_owner(layout: Layout) -> None:
