@@ -68,6 +68,10 @@ resolvers: $(VENV)/.dev ## lock real requirement sets with pip and with uv, on e
 kill-all: $(VENV)/.dev ## kill everything at every step, not only at a sample of them
 	$(BIN)/python -m pytest --kill-all -k "killed" tests
 
+.PHONY: gc-machine
+gc-machine: $(VENV)/.dev ## let the state machine of gc run for ten minutes
+	$(BIN)/python -m pytest --machine-seconds 600 tests/test_gc_machine.py
+
 .PHONY: exhaustive
 exhaustive: $(VENV)/.dev ## run every row of the tables of venv and of installers, on every Python found
 	$(BIN)/python -m pytest --exhaustive --numprocesses auto -m exhaustive

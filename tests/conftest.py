@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support import crash
+from support import crash, figures
 from support.index import Index
 from vrfstore.store.store import Store
 
@@ -21,6 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--exhaustive", action="store_true", help="run every row of the large tables, on every Python"
+    )
+    parser.addoption(
+        "--machine-seconds", type=float, default=40, help="how long the state machine of gc runs"
     )
 
 
@@ -38,26 +41,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Tell the process that started this one, where there are several, how often something was killed."""
+    """Tell the process that started this one, where there are several, what is to be said at the end."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["kills"] = crash.kills
+        output["figures"] = figures.lines
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take that over from a process that has ended."""
-    found = getattr(node, "workeroutput", {}).get("kills", {})
-    crash.kills.update({name: tuple(numbers) for name, numbers in found.items()})
+    output = getattr(node, "workeroutput", {})
+    crash.kills.update({name: tuple(numbers) for name, numbers in output.get("kills", {}).items()})
+    figures.lines.update(output.get("figures", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how often something was killed."""
+    """Say how often something was killed, and what else was counted or measured."""
     if crash.kills:
         done, steps = (sum(numbers) for numbers in zip(*crash.kills.values(), strict=True))
         several = f"{len(crash.kills)} tests" if len(crash.kills) > 1 else "1 test"
         rest = "" if done == steps else f", of {steps:,}; all of them with --kill-all"
         terminalreporter.write_line(f"kill points: {done:,} in {several}{rest}")
+    for subject, found in figures.lines.items():
+        terminalreporter.write_line(f"{subject}: {found}")
 
 
 @pytest.fixture(autouse=True)

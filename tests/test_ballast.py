@@ -204,7 +204,7 @@ def collect_on_a_full_disk(folder: str, what: str) -> None:
     time.sleep(0.01)
     FILL[what](Path(folder))
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        os.mkdir(f"{folder}/one")
+        Path(folder, "more").write_text("x")
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         assert run(["--store", store.root, "gc", "--json", "--max-age", "0"]) == 0
@@ -212,7 +212,8 @@ def collect_on_a_full_disk(folder: str, what: str) -> None:
     assert report["problems"] == []
     assert report["bytes_freed"] > 0
     assert [*store.environments(), *store.entries(), *litter(store)] == []
-    record = make_environment(Store.open(store.root), *wheels)
+    # Of one of them: what is made on the way, as leases, has not been there before.
+    record = make_environment(Store.open(store.root), wheels[0])
     assert dangling(store.layout.of("environments", record.directory)) == []
 
 

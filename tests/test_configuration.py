@@ -11,10 +11,11 @@ from support.commands import Command, commands
 from support.index import Index
 from support.wheels import WheelSpec
 from vrfstore.errors import UsageError
+from vrfstore.gc.policy import Room
 from vrfstore.requirements.budget import Caps
 from vrfstore.requirements.policy import Policy
 from vrfstore.runner import configuration
-from vrfstore.runner.configuration import Configuration, applied
+from vrfstore.runner.configuration import Collecting, Configuration, applied
 from vrfstore.store.store import Store
 
 WHOLE = """
@@ -66,7 +67,35 @@ def test_every_key_is_understood(file: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "[resolve]\n", "\ufeff"])
+def test_every_key_of_gc_is_understood(file: Path) -> None:
+    text = """
+    [gc]
+    max-age = "14d"
+    grace = 2
+    max-size = "50G"
+    min-free = "10%"
+    target-free = "200GiB"
+    keep-last = 3
+    max-freed = "5G"
+    max-seconds = "10m"
+    host = "builder"
+    prometheus = "/var/lib/metrics/vrfstore.prom"
+    """
+    assert read(text, file).collecting == Collecting(
+        max_age=14 * 86400.0,
+        grace=2 * 86400.0,
+        max_size=50 * 10**9,
+        min_free=Room(10.0, relative=True),
+        target_free=Room(200.0 * 2**30),
+        keep_last=3,
+        max_freed=5 * 10**9,
+        max_seconds=600.0,
+        host="builder",
+        prometheus="/var/lib/metrics/vrfstore.prom",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "[resolve]\n", "[gc]\n", "\ufeff"])
 def test_a_file_that_says_nothing_says_nothing(file: Path, text: str) -> None:
     if text == "\ufeff":
         with pytest.raises(UsageError):
@@ -101,6 +130,17 @@ def test_a_bare_number_is_seconds_however_it_is_written(
         ("[[resolve]]\n", "resolve is no table"),
         ("[resolv]\n", "resolv is not known"),
         ("[resolve]\n[store]\n[link]\n", "link, store are not known"),
+        ("gc = []\n", "gc is no table"),
+        ("[gc]\nmax_age = '3d'\n", "gc.max_age is not known"),
+        ("[gc]\nprotect = ['numpy']\n", "gc.protect is not known"),
+        ("[gc]\nmax-age = 'old'\n", "gc.max-age: 'old' is not a length of time"),
+        ("[gc]\nmax-age = 1.5\n", "gc.max-age: a text is needed"),
+        ("[gc]\nmax-size = '10%'\n", "gc.max-size: '10%' is not a size"),
+        ("[gc]\nmin-free = '110%'\n", "gc.min-free: '110%' is neither a size"),
+        ("[gc]\nmin-free = 'some'\n", "gc.min-free: 'some' is neither a size"),
+        ("[gc]\nkeep-last = -1\n", "gc.keep-last: a whole number is needed"),
+        ("[gc]\nmax-seconds = 'long'\n", "gc.max-seconds: 'long' is not a length of time"),
+        ("[gc]\nhost = 7\n", "gc.host: a text is needed"),
         ("[resolve]\nprotected = []\n", "resolve.protected is not known"),
         ("[resolve]\nindex_url = 'x'\n", "resolve.index_url is not known"),
         ("[resolve]\nprotect = 'numpy'\n", "resolve.protect: a list of names is needed"),

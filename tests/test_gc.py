@@ -175,7 +175,7 @@ def test_a_root_is_found_by_path_name_or_beginning_and_replaced_by_its_name(worl
     for target in (f"{world.path(world.live)}/", world.live, world.live[:12]):
         assert roots.add(world.store, "pin", target).environment == world.live
     assert roots.add(world.store, "pin", world.lonely[:25]).entry == world.lonely
-    assert list(roots.read(world.store)) == [roots.Root(name="pin", entry=world.lonely)]
+    assert list(roots.read(world.store)) == [roots.Root(name="pin", names=(f"entries/{world.lonely}",))]
 
 
 @pytest.mark.parametrize(
@@ -391,6 +391,10 @@ UNREADABLE_ROOTS = {
     **UNREADABLE,
     "no-name": b'{"schema":1,"environment":5,"entry":null}',
     "no-target": b'{"schema":1,"environment":null,"entry":null}',
+    "no-kind": b'{"schema":2,"kind":"other","names":[]}',
+    "no-names": b'{"schema":2,"kind":"pin","names":[]}',
+    "elsewhere": b'{"schema":2,"kind":"pin","names":["locks/../../outside"]}',
+    "project-of-entries": b'{"schema":2,"kind":"project","names":["entries/' + b"0" * 20 + b'-a-1"]}',
 }
 
 
@@ -821,13 +825,11 @@ def test_a_leftover_that_vanishes_meanwhile_is_no_problem(
 
 def test_roots_are_read_one_by_one_with_an_error_in_place_of_the_unreadable(world: World) -> None:
     world.pin()
-    Path(world.store.layout.of("roots", "newer.json")).write_bytes(
-        b'{"schema":2,"environment":"","entry":""}'
-    )
+    Path(world.store.layout.of("roots", "newer.json")).write_bytes(b'{"schema":3,"kind":"pin","names":[]}')
     Path(world.store.layout.of("roots", "torn.json")).write_bytes(b"{")
     newer, pin, torn = roots.read(world.store)
     assert isinstance(newer, StoreDamagedError)
-    assert pin == roots.Root(name="pin", environment=world.live)
+    assert pin == roots.Root(name="pin", names=(f"environments/{world.live}",))
     assert isinstance(torn, StoreDamagedError)
     assert (newer.kind, torn.kind) == ("root-unknown", "root-unreadable")
 

@@ -39,6 +39,7 @@ def test_a_lease_says_what_it_protects(store: Store) -> None:
             digests=frozenset(DIGESTS),
             lock="a" * 64,
             alive=True,
+            kind="held",
         )
 
 

@@ -18,6 +18,7 @@ is not wrapped here: it passes through, and the command line translates it.
     ├── StoreDamagedError         17
     ├── WheelError                18
     ├── CollisionError            19
+    ├── BudgetError               20
     ├── StoreError                21
     ├── InterpreterError          22
     └── DriftError                23
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # typing takes 5 ms to import, and the path of a hit comes th
     from typing import ClassVar
 
 __all__ = [
+    "BudgetError",
     "BusyError",
     "CapError",
     "CollisionError",
@@ -197,6 +199,13 @@ class CollisionError(VrfstoreError):
 
     exit_code = 19
     default_kind = "collision"
+
+
+class BudgetError(VrfstoreError):
+    """The store is over its budget, and all that is left is in use."""
+
+    exit_code = 20
+    default_kind = "over-budget"
 
 
 class StoreError(VrfstoreError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["parse_duration", "parse_size"]
+__all__ = ["parse_duration", "parse_room", "parse_size"]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_WHOLE = 100.0
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -37,3 +38,20 @@ def parse_size(text: str) -> int:
         raise ValueError(f"{text!r} is not a size such as 500M or 4GiB")
     unit = 1024 ** "kmgt".index(match[2]) * 1024 if match[3] == "ib" else _BYTES[match[2]]
     return int(float(match[1]) * unit)
+
+
+def parse_room(text: str) -> tuple[float, bool]:
+    """Return a part of a file system: bytes and False, or percent and True where it ends in ``%``.
+
+    Raises:
+        ValueError: It is neither a size nor a number from 0 to 100 with ``%``.
+    """
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d{1,18})?) ?%", text.strip())
+    if match is not None and float(match[1]) <= _WHOLE:
+        return float(match[1]), True
+    try:
+        return float(parse_size(text)), False
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither a size such as 20G nor a part of the disk such as 10%"
+        ) from None

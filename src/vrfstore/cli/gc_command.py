@@ -2,76 +2,140 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import click
 
 from vrfstore.cli import render
-from vrfstore.cli.options import DURATION, json_option, store_option
-from vrfstore.gc.policy import Policy
-from vrfstore.gc.sweep import Report, collect, preview
+from vrfstore.cli.asking import TIME
+from vrfstore.cli.options import DURATION, PATH, ROOM, SIZE, json_option, store_option
+from vrfstore.gc.sweep import Report
+from vrfstore.runner import collecting, configuration
 from vrfstore.store.store import Store
 
 __all__ = ["command"]
-
-_DAY = 86400.0
 
 
 @click.command(
     "gc",
     epilog="""\b
 Examples:
-  vrfstore gc                       remove what has not been used for 30 days
-  vrfstore gc --dry-run             show what that would be
-  vrfstore gc --max-age 12h         be stricter
-  vrfstore gc --max-age 0           remove everything that is not in use
+  vrfstore gc                                remove what has not been used for 30 days
+  vrfstore gc --dry-run                      show what that would be
+  vrfstore gc --max-age 12h                  be stricter
+  vrfstore gc --max-age 0                    remove everything that is not in use
+  vrfstore gc --max-size 50G                 and whatever is beyond 50 GB, least recently used first
+  vrfstore gc --min-free 10% --target-free 20%
+  vrfstore gc --no-wait --max-seconds 300 --prometheus /var/lib/node_exporter/vrfstore.prom
 """,
 )
 @click.option(
     "--max-age",
     type=DURATION,
-    default="30d",
-    show_default=True,
     metavar="TIME",
-    help="Remove environments that have not been used for so long: 90s, 12h, 30d, 4w; a bare number is days.",
+    help="Remove environments that have not been used for so long: 90s, 12h, 30d, 4w; a bare number is days. "
+    "[default: 30d]",
+)
+@click.option(
+    "--max-size",
+    type=SIZE,
+    metavar="SIZE",
+    help="Remove further environments, least recently used first, until the store takes no more than this.",
+)
+@click.option(
+    "--min-free",
+    type=ROOM,
+    metavar="SIZE|%",
+    help="Remove further environments where less than this is free on the file system.",
+)
+@click.option(
+    "--target-free",
+    type=ROOM,
+    metavar="SIZE|%",
+    help="With --min-free: until so much is free. [default: as much]",
+)
+@click.option(
+    "--keep-last",
+    type=click.IntRange(min=0),
+    metavar="NUMBER",
+    help="Of each project root, keep so many environments, the newest. [default: 1]",
 )
 @click.option(
     "--grace",
     type=DURATION,
-    default=None,
     metavar="TIME",
-    help="Keep entries that are younger than this. [default: a day, but never more than --max-age]",
+    help="Keep entries that are younger than this, and for --max-size and --min-free environments that were used "
+    "since. [default: a day, but never more than --max-age]",
+)
+@click.option("--max-freed", type=SIZE, metavar="SIZE", help="Stop when so much has come back.")
+@click.option(
+    "--max-seconds", type=TIME, metavar="SECONDS", help="Stop after so long; the next gc goes on from there."
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option(
+    "--no-wait",
+    "wait",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Fail where another gc is at work.",
+)
+@click.option(
+    "--prometheus",
+    type=PATH,
+    metavar="FILE",
+    help="Write metrics there, for the text file collector of the node exporter.",
+)
 @store_option
 @json_option
 @click.pass_obj
 def command(
     default_store: str | None,
-    max_age: float,
-    grace: float | None,
+    /,
     store: str | None,
     *,
     dry_run: bool,
+    wait: bool,
+    prometheus: str | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
-    """Remove what nothing refers to.
+    """Remove what nothing refers to, and what is beyond the budget.
 
     An environment stays while a root pins it, a lease or a process uses it, or it was used within --max-age. An
-    entry stays while an environment, a root or a lease refers to it. Leftovers of killed runs always go.
+    entry stays while an environment, a root or a lease refers to it. Leftovers of killed runs always go. What is in
+    use stays whatever the budget is; where that alone is more, the exit code is 20.
+
+    What is not given, vrfstore.toml says (docs/configuration.md).
     """
+    configured = configuration.read(os.environ).collecting
     opened = Store.open(store or default_store, to_look=dry_run)
-    policy = Policy(max_age=max_age, grace=min(_DAY, max_age) if grace is None else grace)
-    report = preview(opened, policy) if dry_run else collect(opened, policy)
+    wanted = collecting.policy(configured, **given)
+    report = collecting.run(
+        opened,
+        wanted,
+        dry_run=dry_run,
+        wait=wait,
+        on_wait=lambda: render.warn("another gc is at work; waiting for it"),
+        host=configured.host,
+    )
     for problem in report.problems:
         render.warn(problem)
+    over = collecting.over_budget(report)
     if as_json:
-        render.print_json(_to_json(report))
+        render.print_json(_to_json(report) | ({} if over is None else {"error": render.error_fields(over)}))
     else:
         render.plain(_to_text(report))
+    if over is not None:
+        if not as_json:
+            render.error(over, as_json=False)
+        click.get_current_context().exit(over.exit_code)
 
 
 def _to_json(report: Report) -> dict[str, object]:
     return {
-        "status": "done",
+        "status": "over-budget" if report.missing else "done",
         "dry_run": report.dry_run,
         "removed": {
             "environments": list(report.environments),
@@ -80,11 +144,15 @@ def _to_json(report: Report) -> dict[str, object]:
             "records": report.records,
         },
         "bytes_freed": report.freed,
+        "bytes_used": report.used,
+        "bytes_missing": report.missing,
         "kept": {
             "environments": {name: list(why) for name, why in sorted(report.kept.items())},
             "entries": report.entries_kept,
         },
         "problems": list(report.problems),
+        "stopped": report.stopped or None,
+        "seconds": round(report.seconds, 3),
     }
 
 

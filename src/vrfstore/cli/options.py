@@ -15,11 +15,15 @@ import click
 from vrfstore.errors import UsageError
 from vrfstore.linker.plan import ALL
 from vrfstore.model import LinkOptions
-from vrfstore.units import parse_duration, parse_size
+from vrfstore.units import parse_duration, parse_room, parse_size
+
+if TYPE_CHECKING:
+    from vrfstore.gc.policy import Room
 
 __all__ = [
     "DURATION",
     "PATH",
+    "ROOM",
     "SIZE",
     "check_into",
     "farm_options",
@@ -102,6 +106,31 @@ class _Size(_Number):
 
 
 SIZE = _Size()
+
+if TYPE_CHECKING:
+    _Part = click.ParamType[Room]
+else:
+    _Part = click.ParamType
+
+
+class _Room(_Part):
+    """A part of a file system: a size, or percent of it."""
+
+    name = "room"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Room:
+        """Return it, with its unit."""
+        from vrfstore.gc.policy import Room  # noqa: PLC0415 - for gc only
+
+        if isinstance(value, Room):
+            return value
+        try:
+            return Room(*parse_room(str(value)))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
+ROOM = _Room()
 
 
 def store_option(function: _Function) -> _Function:

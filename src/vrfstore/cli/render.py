@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from vrfstore.errors import UsageError, VrfstoreError
@@ -24,6 +25,7 @@ __all__ = [
     "error",
     "error_fields",
     "interrupted",
+    "moment",
     "plain",
     "print_json",
     "size",
@@ -163,6 +165,16 @@ def age(seconds: float) -> str:
             number = int(seconds // length)
             return f"{number} {name}{'s' if number > 1 else ''} ago"
     return "just now"
+
+
+_LAST_MOMENT = 253_402_300_799
+
+
+def moment(seconds: float) -> str:
+    """Return a time since the epoch in UTC, to the second (RFC 3339): ``2026-07-31T06:09:00Z``."""
+    # What is beyond the year 9999 has no form there, and is far enough away.
+    told = datetime.fromtimestamp(min(max(round(seconds), 0), _LAST_MOMENT), UTC)
+    return told.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -21,8 +21,10 @@ from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
 from vrfstore.gc import roots
 from vrfstore.gc.policy import EnvironmentState, Snapshot
+from vrfstore.model import Digest
 from vrfstore.store import externals, interpreters, leases
 from vrfstore.store.layout import DEAD_PREFIX, DIGEST_LENGTHS, MEMO_SCHEMA, STAGING_PREFIX, Layout
+from vrfstore.store.locked import locked_digests
 from vrfstore.store.store import Store
 
 __all__ = ["LEASED", "Leftovers", "View", "leftovers", "now"]
@@ -105,6 +107,7 @@ class _Protections:
     leases: list[leases.LeaseRecord] = field(default_factory=list)
     roots: list[roots.Root] = field(default_factory=list)
     external: list[externals.Registration] = field(default_factory=list)
+    locked: dict[str, frozenset[Digest]] = field(default_factory=dict)
     keep_all: dict[str, None] = field(default_factory=dict)
     keep_before: dict[str, float] = field(default_factory=dict)
 
@@ -235,9 +238,11 @@ class View:
         if state is None or self._protections.keep_all or self._protections.keep_before:
             return False
         try:
-            return os.stat(self._layout.record(name)).st_mtime == state.last_use
+            last_use = os.stat(self._layout.record(name)).st_mtime
         except OSError:
             return False
+        self._environments[name] = replace(state, last_use=last_use)
+        return last_use == state.last_use
 
     def _entry_is_unclaimed(self, name: str) -> bool:
         made = self._entries.get(name)
@@ -312,6 +317,7 @@ class View:
                 self._keep_what_is_older(found, root, "a root cannot be read")
             else:
                 found.roots.append(root)
+                self._read_locks(found, root)
         for registration in externals.registrations(self._layout):
             if isinstance(registration, StoreDamagedError):
                 self._keep_what_is_older(
@@ -320,6 +326,20 @@ class View:
             elif registration.token not in self._forgotten:
                 found.external.append(registration)
         return found
+
+    def _read_locks(self, found: _Protections, root: roots.Root) -> None:
+        """Read what the locks name that a root pins."""
+        for name in root.names:
+            if not name.startswith("locks/"):
+                continue
+            try:
+                digests = locked_digests(self._layout, name.removeprefix("locks/"))
+            except StoreDamagedError as error:
+                # It was there before it was pinned, and what it names may have come later.
+                self.problems[f"everything is kept: {error}"] = None
+                found.keep_all["a pinned lock cannot be read"] = None
+            else:
+                found.locked[name] = digests
 
     def _keep_what_is_older(self, found: _Protections, error: StoreDamagedError, why: str) -> None:
         """Keep whatever a record that cannot be read may refer to: what was there when it was written."""
@@ -341,8 +361,10 @@ class View:
         """Return why which names stay; leases know keys and digests, but not what directories are called."""
         kept: dict[str, list[str]] = defaultdict(list)
         for root in self._protections.roots:
+            why = f"pinned by root {root.name}"
             for name in root.kept(self._keep_last):
-                kept[name].append(f"pinned by root {root.name}")
+                for each in (name, *self._entries_of(self._protections.locked.get(name, ()))):
+                    kept[each].append(why)
         for found in self._protections.external:
             why = f"used by the environment {found.path}"
             for reference in found.references:
@@ -361,11 +383,15 @@ class View:
 
     def _leased_by(self, lease: leases.LeaseRecord) -> Iterator[str]:
         yield from self._by_key.get(lease.environment or "", ())
-        for digest in lease.digests or ():
-            for length in DIGEST_LENGTHS:
-                yield from self._by_digits.get(digest[:length], ())
+        yield from self._entries_of(lease.digests or ())
         if lease.lock is not None:
             yield f"locks/{lease.lock}"
+
+    def _entries_of(self, digests: Iterable[str]) -> Iterator[str]:
+        """Yield the entries that may be of some digests."""
+        for digest in digests:
+            for length in DIGEST_LENGTHS:
+                yield from self._by_digits.get(digest[:length], ())
 
 
 def _generation(environment: str) -> tuple[str, int]:

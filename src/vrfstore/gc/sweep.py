@@ -15,13 +15,15 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from vrfstore import fs
 from vrfstore.errors import BusyError
-from vrfstore.gc import runtime, scan, sizes
+from vrfstore.gc import absence, runtime, scan, sizes
 from vrfstore.gc.policy import Collection, Policy, decide, excess
 from vrfstore.store import condemned
+from vrfstore.store.externals import Registration
 from vrfstore.store.holds import hold
 from vrfstore.store.layout import DEAD_PREFIX
 from vrfstore.store.store import Store
@@ -59,6 +61,7 @@ class Report:
         kept: For each environment that stays, by directory name: why.
         entries_kept: How many entries stay.
         problems: What could not be read, or removed, in words.
+        forgotten: Paths of environments of people's own that are gone for good, and keep nothing any more.
         missing: Bytes over budget that are in use.
         stopped: ``time`` or ``freed`` where the run ended before its work, by ``max_seconds`` or ``max_freed``.
         used: Bytes that the store occupies; None where nobody asked.
@@ -75,6 +78,7 @@ class Report:
     kept: Mapping[str, tuple[str, ...]]
     entries_kept: int
     problems: tuple[str, ...]
+    forgotten: tuple[str, ...] = ()
     missing: int = 0
     stopped: str = ""
     used: int | None = None
@@ -86,7 +90,8 @@ def preview(store: Store, policy: Policy) -> Report:
     """Return what ``collect`` would do now; nothing is changed and no hold is taken."""
     began = time.monotonic()
     left = scan.leftovers(store)
-    view = _view(store, policy)
+    lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
+    view = _view(store, policy, forgotten=lost.gone)
     used, wanted = _measure(store, policy)
     ledger = sizes.Weighing(store.layout, already=(*left.trees, *left.files))
     plan = decide(view.snapshot(), policy, ledger=ledger, wanted=wanted)
@@ -102,10 +107,11 @@ def preview(store: Store, policy: Policy) -> Report:
         entries=plan.entries,
         leftovers=len(left.trees) + len(left.files),
         records=len(files) + len(locks),
+        forgotten=tuple(known.path for known in lost.gone),
         freed=ledger.freed,
         kept=plan.reasons,
         entries_kept=len(view.snapshot().entries) - len(plan.entries),
-        problems=tuple(view.problems),
+        problems=(*view.problems, *_untold(lost)),
         missing=0 if plan.enough else max(wanted - ledger.freed, 0),
         stopped="freed" if plan.enough else "",
         used=None if used is None else used - ledger.freed,
@@ -113,31 +119,44 @@ def preview(store: Store, policy: Policy) -> Report:
     )
 
 
-def collect(store: Store, policy: Policy, *, timeout: float | None = 0) -> Report:
+def collect(
+    store: Store, policy: Policy, *, timeout: float | None = 0, on_wait: Callable[[], None] | None = None
+) -> Report:
     """Remove what the policy lets go.
 
     Args:
         store: The store.
         policy: What the operator wants.
         timeout: Seconds to wait for another collection; None for as long as that takes.
+        on_wait: Called once, if there is one.
 
     Raises:
         BusyError: Another collection is at work.
     """
-    try:
-        with hold(store.layout.of("gc", "run"), timeout=timeout):
-            return _Sweep(store, policy).run()
-    except BusyError as error:
-        raise BusyError("another gc is at work", kind="gc-running", hint="let it finish") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(store.layout.of("gc", "run"), timeout=timeout, on_wait=on_wait))
+        except BusyError as error:
+            raise BusyError("another gc is at work", kind="gc-running", hint="let it finish") from error
+        return _Sweep(store, policy).run()
 
 
-def _view(store: Store, policy: Policy, began: float | None = None) -> scan.View:
+def _view(store: Store, policy: Policy, forgotten: Iterable[Registration] = ()) -> scan.View:
     return scan.View(
         store,
-        began=began,
+        forgotten=(known.token for known in forgotten),
         in_use=lambda: runtime.names_in_use(store.root),
         keep_last=policy.keep_last,
     )
+
+
+def _untold(lost: absence.Absence) -> Iterator[str]:
+    """Yield the environments of which nobody can tell whether they are there, so that they keep what they need."""
+    for known in lost.unknown:
+        yield (
+            f"what the environment {known.path} refers to is kept: nobody can tell from here whether it is there; if "
+            f"it is gone: vrfstore env forget {known.token}"
+        )
 
 
 def _measure(store: Store, policy: Policy) -> tuple[int | None, int]:
@@ -168,6 +187,8 @@ class _Sweep:
         used, wanted = _measure(store, policy)
         left = scan.leftovers(store)
         cleared = self._remove((*left.trees, *left.files))
+        lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
+        forgotten = absence.settle(store.layout, lost)
         view = _view(store, policy)
         self._looked = time.monotonic()
         environments: list[str] = []
@@ -196,10 +217,11 @@ class _Sweep:
             entries=tuple(entries),
             leftovers=cleared,
             records=records,
+            forgotten=tuple(known.path for known in forgotten),
             freed=self._freed.bytes,
             kept=reasons,
             entries_kept=len(store.entries()),
-            problems=tuple({**view.problems, **self._problems}),
+            problems=(*view.problems, *self._problems, *_untold(lost)),
             missing=0 if stopped else max(wanted - self._freed.bytes, 0),
             stopped=stopped,
             used=None if used is None else used - self._freed.bytes,

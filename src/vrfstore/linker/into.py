@@ -527,13 +527,13 @@ class _Task:
             # Whoever was killed before may have left links to what an even earlier record named.
             references = {reference.directory: reference for reference in earlier.references} | references
             locks |= set(earlier.locks)
-        parent = os.path.dirname(self.place)
         known = Registration(
             token=record.token,
             path=self.place,
-            device=os.stat(parent).st_dev if os.path.isdir(parent) else 0,
+            device=externals.device_of(self.place),
             references=_sorted(references.values()),
             locks=tuple(sorted(locks)),
+            namespace=externals.mount_namespace(),
         )
         if earlier != known:
             externals.register(self.store.layout, self.lease, known)

@@ -213,9 +213,10 @@ def _register(found: Found, record: ExternalRecord) -> bool:
         moved = Registration(
             token=record.token,
             path=found.place,
-            device=os.stat(os.path.dirname(found.place)).st_dev,
+            device=externals.device_of(found.place),
             references=tuple(sorted(references.values(), key=_order)),
             locks=tuple(sorted({*known.locks, record.lock})),
+            namespace=externals.mount_namespace(),
         )
         with store.session() as lease:
             externals.register(store.layout, lease, moved)

@@ -17,15 +17,45 @@ from vrfstore import fs
 from vrfstore.errors import UsageError
 from vrfstore.requirements.budget import Caps
 from vrfstore.requirements.policy import Policy
-from vrfstore.units import parse_duration, parse_size
+from vrfstore.units import parse_duration, parse_room, parse_size
 
 if TYPE_CHECKING:  # see requirements.policy
+    from vrfstore.gc.policy import Room
     from vrfstore.requirements.solution import ResolverName
 
-__all__ = ["Configuration", "applied", "places", "read"]
+__all__ = ["Collecting", "Configuration", "applied", "places", "read"]
 
 _SITE = "/etc/vrfstore/vrfstore.toml"
 _LARGEST = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collecting:
+    """What ``vrfstore.toml`` says of gc; None where it says nothing. See ``gc.policy.Policy``.
+
+    Attributes:
+        max_age: Seconds.
+        grace: Seconds.
+        max_size: Bytes.
+        min_free: Bytes, or a part of the file system.
+        target_free: Bytes, or a part of the file system.
+        keep_last: How many environments of each project root stay.
+        max_freed: Bytes.
+        max_seconds: Seconds.
+        host: The name of the one host that collects, where several have the store on a file system they share.
+        prometheus: The file that metrics go to.
+    """
+
+    max_age: float | None = None
+    grace: float | None = None
+    max_size: int | None = None
+    min_free: Room | None = None
+    target_free: Room | None = None
+    keep_last: int | None = None
+    max_freed: int | None = None
+    max_seconds: float | None = None
+    host: str | None = None
+    prometheus: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +72,7 @@ class Configuration:
         max_packages: How many packages an environment may have beside the base's.
         max_bytes: Bytes that one call may fetch.
         max_unpacked: Bytes that what one call fetches may unpack to.
+        collecting: What is said of gc.
     """
 
     protect: tuple[str, ...] = ()
@@ -53,6 +84,7 @@ class Configuration:
     max_packages: int | None = None
     max_bytes: int | None = None
     max_unpacked: int | None = None
+    collecting: Collecting = Collecting()
 
 
 def places(variables: Mapping[str, str]) -> tuple[str, ...]:
@@ -70,7 +102,8 @@ def read(variables: Mapping[str, str]) -> Configuration:
     Raises:
         UsageError: A file that was chosen is not there, one cannot be read, or says what nobody understands.
     """
-    found: dict[str, Any] = {}
+    resolving: dict[str, Any] = {}
+    collecting: dict[str, Any] = {}
     for path in places(variables):
         try:
             data = fs.read_file(path, _LARGEST)
@@ -80,29 +113,37 @@ def read(variables: Mapping[str, str]) -> Configuration:
             continue
         except OSError as error:
             raise _refused(path, f"the file cannot be read: {error.strerror}") from error
-        found |= _parsed(data, path)
-    return Configuration(**found)
+        tables = _parsed(data, path)
+        resolving |= tables["resolve"]
+        collecting |= tables["gc"]
+    return Configuration(**resolving, collecting=Collecting(**collecting))
 
 
-def _parsed(data: bytes, path: str) -> dict[str, Any]:
+def _parsed(data: bytes, path: str) -> dict[str, dict[str, Any]]:
+    """Return what each table says, by the name of the attribute."""
     try:
         document = tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise _refused(path, f"not TOML: {error}") from error
-    table = document.pop("resolve", {})
-    if document:
-        raise _unknown(path, sorted(document), "tables are: resolve")
-    if not isinstance(table, dict):
-        raise _refused(path, "resolve is no table")
-    unknown = sorted(table.keys() - _KEYS.keys())
+    unknown = sorted(document.keys() - _TABLES.keys())
     if unknown:
-        raise _unknown(path, [f"resolve.{name}" for name in unknown], f"keys are: {', '.join(sorted(_KEYS))}")
+        raise _unknown(path, unknown, f"tables are: {', '.join(sorted(_TABLES))}")
+    return {name: _table(name, document.get(name, {}), path) for name in _TABLES}
+
+
+def _table(name: str, table: object, path: str) -> dict[str, Any]:
+    keys = _TABLES[name]
+    if not isinstance(table, dict):
+        raise _refused(path, f"{name} is no table")
+    unknown = sorted(table.keys() - keys.keys())
+    if unknown:
+        raise _unknown(path, [f"{name}.{key}" for key in unknown], f"keys are: {', '.join(sorted(keys))}")
     found = {}
-    for name, value in table.items():
+    for key, value in table.items():
         try:
-            found[name.replace("-", "_")] = _KEYS[name](value)
+            found[key.replace("-", "_")] = keys[key](value)
         except (TypeError, ValueError) as error:
-            raise _refused(path, f"resolve.{name}: {error}") from error
+            raise _refused(path, f"{name}.{key}: {error}") from error
     return found
 
 
@@ -144,7 +185,18 @@ def _duration(value: object) -> float:
     return float(_number(value)) if isinstance(value, int) else parse_duration(_text(value), "s")
 
 
-_KEYS: Mapping[str, Callable[[object], object]] = {
+def _age(value: object) -> float:
+    """Return seconds; a bare number counts days."""
+    return 86400.0 * _number(value) if isinstance(value, int) else parse_duration(_text(value))
+
+
+def _room(value: object) -> Room:
+    from vrfstore.gc.policy import Room  # noqa: PLC0415 - for gc only
+
+    return Room(_number(value)) if isinstance(value, int) else Room(*parse_room(_text(value)))
+
+
+_RESOLVE: Mapping[str, Callable[[object], object]] = {
     "protect": _names,
     "lock-name": _text,
     "resolver": _resolver,
@@ -155,6 +207,19 @@ _KEYS: Mapping[str, Callable[[object], object]] = {
     "max-bytes": _size,
     "max-unpacked": _size,
 }
+_GC: Mapping[str, Callable[[object], object]] = {
+    "max-age": _age,
+    "grace": _age,
+    "max-size": _size,
+    "min-free": _room,
+    "target-free": _room,
+    "keep-last": _number,
+    "max-freed": _size,
+    "max-seconds": _duration,
+    "host": _text,
+    "prometheus": _text,
+}
+_TABLES = {"resolve": _RESOLVE, "gc": _GC}
 
 
 def _refused(path: str, message: str, hint: str | None = None) -> UsageError:

@@ -7,15 +7,18 @@ refers to. The token is in both, so that another environment at the same path, o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
 from vrfstore.model import EntryReference, Interpreter, LinkOptions
+from vrfstore.store.holds import hold, shard
 from vrfstore.store.layout import Layout
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import options_from_json, references_from_json, references_to_json
@@ -25,18 +28,26 @@ __all__ = [
     "ExternalRecord",
     "Made",
     "Registration",
+    "State",
+    "device_of",
     "forget",
+    "forget_absent",
     "hold_key",
+    "mount_namespace",
     "read",
     "read_registration",
     "register",
     "registrations",
+    "state_of",
     "token_at",
     "write",
 ]
 
 RECORD = "vrfstore.json"
 """The record's name in an environment."""
+
+State = Literal["there", "absent", "unknown"]
+"""What has become of an external environment."""
 
 _SCHEMA = 1
 _LARGEST = 1 << 26
@@ -111,9 +122,10 @@ class Registration:
     Attributes:
         token: As in its record.
         path: Where it was when it was last linked or checked, absolute.
-        device: The device of its directory then, 0 where it was not there yet.
+        device: The device of its directory then, or of the nearest one above that was there; 0 where nobody knows.
         references: The entries and composites that it refers to; more than it needs while it is being changed.
         locks: The digests of its locks, as many.
+        namespace: The mount namespace in which the path was meant, by inode; 0 where nobody knows.
     """
 
     token: str
@@ -121,6 +133,66 @@ class Registration:
     device: int
     references: tuple[EntryReference, ...]
     locks: tuple[str, ...]
+    namespace: int = 0
+
+
+def device_of(place: str) -> int:
+    """Return the device of a directory, or of the nearest one above it that is there; 0 where nobody can tell."""
+    while True:
+        try:
+            return os.stat(place).st_dev
+        except (FileNotFoundError, NotADirectoryError):
+            if place == (place := os.path.dirname(place)):
+                return 0
+        except OSError:
+            return 0
+
+
+def mount_namespace() -> int:
+    """Return the inode of the mount namespace of this process (mount_namespaces(7)); 0 where nobody can tell."""
+    try:
+        return os.stat("/proc/self/ns/mnt").st_ino
+    except OSError:
+        return 0
+
+
+def state_of(known: Registration) -> State:
+    """Return what has become of an environment: there, gone for certain, or nobody can tell.
+
+    It is ``absent`` only where it is looked for in the same mount namespace, the directory above it is there on the
+    same device, and in that there is nothing of its name, or an environment of another token. A home that is not
+    mounted, a directory that may not be read, or an environment without its record proves nothing.
+    """
+    above, name = os.path.split(known.path)
+    if not known.namespace or known.namespace != mount_namespace() or not name:
+        return "unknown"
+    try:
+        # Through one descriptor, so that nothing is unmounted between looking at what is above and at what is in it.
+        # The path was one without links; a link that has come since leads elsewhere.
+        parent = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return "unknown"
+    try:
+        if os.fstat(parent).st_dev != known.device or os.path.realpath(above) != above:
+            return "unknown"
+        return _state_in(parent, name, known)
+    except (OSError, ValueError, StoreDamagedError):
+        return "unknown"
+    finally:
+        os.close(parent)
+
+
+def _state_in(parent: int, name: str, known: Registration) -> State:
+    try:
+        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return "absent"
+    if not stat.S_ISDIR(found.st_mode) or found.st_dev != known.device:
+        return "unknown"
+    record = read(f"/proc/self/fd/{parent}/{name}")
+    if record is None:
+        return "unknown"
+    return "there" if record.token == known.token else "absent"
 
 
 def hold_key(place: str) -> str:
@@ -260,16 +332,41 @@ def register(layout: Layout, lease: Lease, registration: Registration) -> None:
         "device": registration.device,
         "references": references_to_json(registration.references),
         "locks": list(registration.locks),
+        "namespace": registration.namespace,
     }
     temporary = layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
     # Synced: what it keeps from gc is in use by an environment that nothing here knows of otherwise.
     fs.write_file(temporary, codec.dumps(value), sync=True)
-    fs.rename(temporary, _path(layout, registration.token))
+    with _held(layout, registration.token):
+        fs.rename(temporary, _path(layout, registration.token))
 
 
 def forget(layout: Layout, token: str) -> bool:
     """Let gc know no more of an environment. Returns whether it did."""
     return fs.remove_file(_path(layout, token))
+
+
+def forget_absent(layout: Layout, registration: Registration) -> bool:
+    """Let gc know no more of an environment that is absent, unless it was registered anew meanwhile.
+
+    Returns:
+        Whether it was forgotten.
+
+    Raises:
+        BusyError: Somebody is registering it.
+    """
+    with _held(layout, registration.token, timeout=0):
+        try:
+            again = read_registration(layout, registration.token)
+        except StoreDamagedError:
+            return False
+        return again == registration and state_of(again) == "absent" and forget(layout, registration.token)
+
+
+def _held(
+    layout: Layout, token: str, timeout: float | None = None
+) -> contextlib.AbstractContextManager[None]:
+    return hold(layout.of("holds", shard("external", token)), timeout=timeout)
 
 
 def read_registration(layout: Layout, token: str) -> Registration | None:
@@ -287,6 +384,8 @@ def read_registration(layout: Layout, token: str) -> Registration | None:
             device=int(value["device"]),
             references=tuple(references_from_json(value["references"])),
             locks=tuple(map(codec.text, value["locks"])),
+            # Older records do not say.
+            namespace=int(value.get("namespace", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         # A link that leads nowhere is still there, and may lead somewhere tomorrow.

@@ -15,9 +15,9 @@
       requests/<digest>.json          memo: request → lock, time
       locks/<digest>.toml             pylock.toml files (PEP 751)
       interpreters/<digest>.json      what a probe said; <digest>/ the ready-made links to that python
-      roots/<name>.json               pins
+      roots/<name>.json               pins, and the environments of projects
       external/<token>.json           environments elsewhere that refer to entries
-      leases/held.<id>.<protects>     see store.leases
+      leases/<kind>.<id>.<key>[.…]    see store.leases
       holds/                          files that are only ever locked, never removed
       gc/                             run (hold), condemned or spare, ballast, repaired
       tmp/<id>.<random>               files on their way to a name

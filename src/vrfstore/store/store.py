@@ -7,6 +7,7 @@ import errno
 import hashlib
 import itertools
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["Added", "Store", "check_parts", "default_root"]
 
 _CHUNK = 1 << 18
+
+_LOCK = re.compile(r"[0-9a-f]{64}\.toml", re.ASCII)
 
 
 def default_root() -> str:
@@ -444,21 +447,28 @@ class Store:
         """Return the directory names of all published environments, sorted."""
         return _published(self.layout.of("environments"))
 
-    def find(self, target: str) -> tuple[str, str]:
-        """Return what a user means: ``environments`` or ``entries``, and the directory name there.
+    def locks(self) -> list[str]:
+        """Return the digests of all locks, sorted."""
+        files = _published(self.layout.of("locks"))
+        return [file.removesuffix(".toml") for file in files if _LOCK.fullmatch(file)]
+
+    def find(self, target: str, *, or_lock: bool = False) -> tuple[str, str]:
+        """Return what a user means: ``environments``, ``entries`` or ``locks``, and the name there.
 
         Args:
             target: An environment or entry: its path, its directory name, or the beginning of one.
+            or_lock: It may be a lock as well: its path, its digest, or the beginning of one.
 
         Raises:
             UsageError: It is nothing, or several things.
         """
         wanted = os.path.basename(target.rstrip("/"))
+        parts = [("environments", self.environments()), ("entries", self.entries())]
+        if or_lock:
+            parts.append(("locks", self.locks()))
+            wanted = wanted.removesuffix(".toml")
         found = [
-            (part, name)
-            for part, names in (("environments", self.environments()), ("entries", self.entries()))
-            for name in names
-            if wanted and name.startswith(wanted)
+            (part, name) for part, names in parts for name in names if wanted and name.startswith(wanted)
         ]
         exact = [(part, name) for part, name in found if name == wanted]
         if len(exact or found) != 1:

@@ -9,6 +9,7 @@ from typing import Literal
 from vrfstore.store.layout import FORMAT
 
 __all__ = [
+    "NETWORK",
     "Base",
     "Clock",
     "Disk",
@@ -23,6 +24,14 @@ __all__ = [
 ]
 
 State = Literal["good", "note", "bad"]
+
+NETWORK = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs",
+        "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "orangefs", "smb3", "smbfs", "virtiofs",
+    }
+)  # fmt: skip
+"""Types of file systems that other machines may have mounted as well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from vrfstore.runner.doctor.facts import Base, Facts, Finding, Mount, State, Tools
+from vrfstore.runner.doctor.facts import NETWORK, Base, Facts, Finding, Mount, State, Tools
 from vrfstore.store.layout import FORMAT
 
 __all__ = ["judge"]
@@ -31,13 +31,6 @@ _EARLIEST = 1_735_689_600.0
 
 _COARSE = 10_000_000
 """Nanoseconds. Stamps coarser than a kernel's tick let a change go unnoticed."""
-
-_NETWORK = frozenset(
-    {
-        "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs",
-        "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "orangefs", "smb3", "smbfs", "virtiofs",
-    }
-)  # fmt: skip
 
 
 def judge(facts: Facts) -> tuple[Finding, ...]:
@@ -166,7 +159,7 @@ def _judge_mount(facts: Facts) -> Iterator[Finding]:
 
 def _judge_type(mount: Mount) -> Finding:
     told = f"{mount.type} on {mount.point}"
-    if mount.type in _NETWORK:
+    if mount.type in NETWORK:
         message = f"{told}: over a network, where leases and holds need not count on other machines"
         return Finding(
             "file system",

@@ -20,7 +20,7 @@ from vrfstore.store import leases
 from vrfstore.store.layout import FORMAT, SUBDIRECTORIES, Layout
 from vrfstore.store.store import Store
 
-__all__ = ["look", "mount_of"]
+__all__ = ["look", "mount_of", "mount_table"]
 
 _FUTURE = 60.0
 """Seconds ahead of the clock from which a file counts as one from the future."""
@@ -206,10 +206,7 @@ def _umask() -> int | None:
 
 def _disk(root: str, place: Place) -> Disk:
     found = os.statvfs(place.parent)
-    try:
-        table = fs.read_file("/proc/self/mountinfo").decode(errors="surrogateescape")
-    except OSError:
-        table = ""
+    table = mount_table()
     elsewhere: list[str] = []
     if place.kind == "store":
         device = os.stat(root).st_dev
@@ -225,6 +222,14 @@ def _disk(root: str, place: Place) -> Disk:
         inodes=found.f_favail if found.f_files else None,
         elsewhere=tuple(elsewhere),
     )
+
+
+def mount_table() -> str:
+    """Return the text of ``/proc/self/mountinfo``; nothing where it cannot be read."""
+    try:
+        return fs.read_file("/proc/self/mountinfo").decode(errors="surrogateescape")
+    except OSError:
+        return ""
 
 
 def mount_of(table: str, path: str) -> Mount | None:

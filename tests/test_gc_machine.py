@@ -1,0 +1,430 @@
+"""A state machine drives a real store; whatever it does, gc leaves what the model calls live, and takes the rest."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from support import figures
+from support.crash import killed_at, litter
+from support.gc_model import Environment, Model, Rules
+from support.locks import write_lock
+from support.wheels import WheelSpec, build_wheel
+from vrfstore import fs
+from vrfstore.gc import roots, scan, sweep
+from vrfstore.gc.policy import Policy
+from vrfstore.runner.link import link
+from vrfstore.runner.result import LinkResult
+from vrfstore.runner.verify import verify
+from vrfstore.store import externals, leases
+from vrfstore.store.externals import ExternalRecord, Registration
+from vrfstore.store.records import EnvironmentRecord
+from vrfstore.store.store import Store
+
+DAY = 86400
+
+SPECS = (
+    WheelSpec(name="ash", files={"ash/__init__.py": "", "ash/deep/leaf.txt": "leaf", "wood/ash.py": ""}),
+    WheelSpec(
+        name="elm", files={"elm/__init__.py": "", "wood/elm.py": ""}, data={"data/share/elm.txt": "elm"}
+    ),
+    WheelSpec(name="oak", entry_points={"console_scripts": {"oak": "oak:main"}}),
+)
+"""Two with directories that are merged, and that share a namespace; one that is folded, with a script."""
+
+ROUND = settings(
+    deadline=None,
+    max_examples=5,
+    stateful_step_count=40,
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+    suppress_health_check=list(HealthCheck),
+)
+
+steps: Counter[str] = Counter()
+"""How often each rule was run, of all machines of this process."""
+
+wheel_sets = st.sets(st.sampled_from(range(len(SPECS))), min_size=1).map(lambda found: tuple(sorted(found)))
+days = st.sampled_from([0, 1, 2, 4])
+points = st.integers(1, 150)
+"""At which of its steps something is killed; what has fewer ends by itself."""
+
+
+class Supplies:
+    """What all machines share: wheels, and what a probe of the interpreter said, so that it is asked once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Unlike those of any other test: in /proc, a name counts for every store that has it.
+        extra = f"Keywords: {fs.unique_name()}\n"
+        (folder / "wheels").mkdir()
+        self.wheels = [
+            build_wheel(
+                WheelSpec(
+                    name=spec.name,
+                    files=spec.files,
+                    data=spec.data,
+                    entry_points=spec.entry_points,
+                    metadata_extra=extra,
+                ),
+                folder / "wheels",
+            )
+            for spec in SPECS
+        ]
+        store = Store.open(folder / "template")
+        link(self.lock((0,)), store=store)
+        probes = Path(store.layout.of("interpreters"))
+        self.probes = {path.name: path.read_bytes() for path in probes.glob("*.json")}
+
+    @functools.cache  # noqa: B019 - as long as the test
+    def lock(self, chosen: Sequence[int]) -> Path:
+        """The lock of some of the wheels."""
+        name = "-".join(str(number) for number in chosen)
+        return write_lock(self.folder / name, [self.wheels[number] for number in chosen])
+
+    def store(self, place: Path) -> Store:
+        store = Store.open(place)
+        for name, content in self.probes.items():
+            Path(store.layout.of("interpreters", name)).write_bytes(content)
+        return store
+
+
+def step(
+    when: Callable[[Machine], object] = lambda _: True,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a rule of something that is only done, and counted, when it can be.
+
+    No precondition: what is there depends on the moment of a kill, and hypothesis wants to draw the same again.
+    """
+
+    def decorate(act: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(act)
+        def run(self: Machine, *arguments: object, **named: object) -> None:
+            if when(self):
+                steps[act.__name__] += 1
+                act(self, *arguments, **named)
+
+        return run
+
+    return decorate
+
+
+class Machine(RuleBasedStateMachine):
+    """A store, and what its users and its operator do to it."""
+
+    supplies: Supplies
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(dir=self.supplies.folder))
+        self.store = self.supplies.store(self.folder / "store")
+        self.model = Model()
+        self.contents: dict[str, frozenset[str]] = {}
+        self.held: dict[str, leases.Lease] = {}
+        self.running: dict[int, subprocess.Popen[bytes]] = {}
+        self.began = time.time()
+        self.patched = pytest.MonkeyPatch()
+        usual = scan.now
+        self.patched.setattr(scan, "now", lambda: usual() + self.model.today * DAY)
+
+    def teardown(self) -> None:
+        for lease in self.held.values():
+            lease.release()
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+        self.patched.undo()
+        fs.remove_tree(str(self.folder))
+
+    # What links do.
+
+    @rule(chosen=wheel_sets, keep=st.booleans())
+    @step()
+    def link(self, chosen: tuple[int, ...], keep: bool) -> None:
+        result = link(self.supplies.lock(chosen), store=self.store, lease=keep)
+        self._linked(result)
+
+    def _linked(self, result: LinkResult) -> None:
+        directory = os.path.basename(result.environment)
+        if result.lease is not None:
+            self.held[result.lease.id] = result.lease
+            self.model.leases[result.lease.id] = directory.partition(".")[0]
+        used = os.stat(self.store.layout.record(directory)).st_mtime
+        assert used >= self.began + (time.time() - self.began) - 60, "the last use was not refreshed"
+        today = time.time() + self.model.today * DAY
+        os.utime(self.store.layout.record(directory), (today, today))
+        self._observe()
+        # What is the same set of wheels is the same in every file.
+        expected = self.contents.setdefault(result.lock, contents(Path(result.environment)))
+        assert contents(Path(result.environment)) == expected
+
+    @rule(chosen=wheel_sets, point=points)
+    @step()
+    def link_killed(self, chosen: tuple[int, ...], point: int) -> None:
+        killed_at(point, lambda: link(self.supplies.lock(chosen), store=self.store))
+        self._observe()
+
+    @rule(place=st.sampled_from(["x", "y"]), chosen=wheel_sets)
+    @step()
+    def link_into(self, place: str, chosen: tuple[int, ...]) -> None:
+        link(self.supplies.lock(chosen), store=self.store, into=self.folder / place)
+        record = externals.read(str(self.folder / place))
+        assert record is not None
+        known = externals.read_registration(self.store.layout, record.token)
+        assert known is not None
+        assert registered(known) == needs(record)
+        self.contents[place] = contents(self.folder / place)
+        self._observe()
+
+    @rule(place=st.sampled_from(["x", "y"]), chosen=wheel_sets, point=points)
+    @step()
+    def link_into_killed(self, place: str, chosen: tuple[int, ...], point: int) -> None:
+        into = self.folder / place
+        killed_at(point, lambda: link(self.supplies.lock(chosen), store=self.store, into=into))
+        self.contents.pop(place, None)
+        self._observe()
+
+    @rule(number=st.integers(0, 9))
+    @step(when=lambda self: self.model.externals)
+    def remove_an_external_environment(self, number: int) -> None:
+        places = list(self.model.externals)
+        fs.remove_tree(str(self.folder / places[number % len(places)]))
+        self._observe()
+
+    @rule(number=st.integers(0, 9))
+    @step(when=lambda self: self.model.environments)
+    def change_an_environment_by_hand(self, number: int) -> None:
+        os.utime(self._environment(number) / "pyvenv.cfg")
+
+    # What keeps things.
+
+    @rule(name=st.sampled_from(["p", "q"]), number=st.integers(0, 30))
+    @step(when=lambda self: self.model.published)
+    def pin(self, name: str, number: int) -> None:
+        published = [target for target in self._names() if not target.startswith("locks/")]
+        if published:
+            target = published[number % len(published)]
+            roots.add(self.store, name, self.store.layout.of(*target.split("/")))
+            self.model.pins[name] = target
+
+    @rule()
+    @step(when=lambda self: self.model.pins)
+    def unpin(self) -> None:
+        name, _ = self.model.pins.popitem()
+        roots.remove(self.store, name)
+
+    @rule(number=st.integers(0, 9))
+    @step(when=lambda self: self.model.environments)
+    def lease(self, number: int) -> None:
+        key = self._environment(number).name.partition(".")[0]
+        lease = leases.take(self.store.layout, environment=key)
+        self.held[lease.id], self.model.leases[lease.id] = lease, key
+
+    @rule()
+    @step(when=lambda self: self.held)
+    def end_a_lease(self) -> None:
+        identity, lease = self.held.popitem()
+        lease.release()
+        del self.model.leases[identity]
+
+    @rule(number=st.integers(0, 9))
+    @step(when=lambda self: self.model.environments and len(self.running) < 2)
+    def start_a_process(self, number: int) -> None:
+        place = self._environment(number)
+        process = subprocess.Popen(["sleep", "3600"], cwd=place / "lib")
+        self.running[process.pid] = process
+        self.model.processes[process.pid] = f"environments/{place.name}"
+
+    @rule()
+    @step(when=lambda self: self.running)
+    def end_a_process(self) -> None:
+        pid, process = self.running.popitem()
+        process.kill()
+        process.wait()
+        del self.model.processes[pid]
+
+    @rule()
+    @step()
+    def write_or_remove_a_root_that_nobody_can_read(self) -> None:
+        place = Path(self.store.layout.of("roots", "odd.json"))
+        self.model.unreadable = not self.model.unreadable
+        if self.model.unreadable:
+            place.write_bytes(b'{"schema":999}')
+        else:
+            place.unlink()
+
+    @rule(by=st.sampled_from([-3, -1, 1, 2]))
+    @step()
+    def move_the_clock(self, by: int) -> None:
+        self.model.today += by
+
+    # What the operator does.
+
+    @rule(number=st.integers(0, 9), point=st.none() | points)
+    @step(when=lambda self: any(name.startswith("entries/") for name in self.model.published))
+    def repair(self, number: int, point: int | None) -> None:
+        entries = [name for name in self._names() if name.startswith("entries/")]
+        entry = Path(self.store.layout.of(*entries[number % len(entries)].split("/")))
+        module = next(entry.glob("site-packages/*/METADATA"))
+        module.chmod(0o644)
+        module.write_bytes(b"spoilt")
+        if point is not None:
+            killed_at(point, lambda: verify(self.store, mend=True))
+        assert verify(self.store, mend=True).sound
+
+    @rule(max_age=days, grace=days)
+    @step()
+    def collect(self, max_age: int, grace: int) -> None:
+        rules = Rules(max_age=max_age, grace=grace)
+        self._collect(policy(rules), live=self.model.live(rules), dead=self.model.dead(rules))
+
+    @rule(max_age=days, grace=days, point=points)
+    @step()
+    def collect_killed(self, max_age: int, grace: int, point: int) -> None:
+        rules = Rules(max_age=max_age, grace=grace)
+        live = self.model.live(rules)
+        settle()
+        killed_at(point, lambda: sweep.collect(self.store, policy(rules)))
+        self._observe()
+        self._all_there(live)
+
+    def _all_there(self, live: frozenset[str]) -> None:
+        lost = sorted(live - self.model.published)
+        assert not lost, f"live, and gone: {lost}; {self.model}"
+
+    def _collect(self, policy: Policy, *, live: frozenset[str], dead: frozenset[str]) -> None:
+        settle()
+        before = self.model.published
+        expected = sweep.preview(self.store, policy)
+        report = sweep.collect(self.store, policy)
+        self._observe()
+        self._all_there(live)
+        left = sorted(dead & self.model.published)
+        assert not left, f"dead, and still there: {left}; {report}; {self.model}"
+        removed = {f"environments/{name}" for name in report.environments}
+        removed |= {f"entries/{name}" for name in report.entries}
+        assert removed == {name for name in before - self.model.published if not name.startswith("locks/")}
+        assert (expected.environments, expected.entries) == (report.environments, report.entries)
+        assert expected.freed == report.freed
+        assert (report.problems != ()) == self.model.unreadable
+        assert {os.path.basename(path).split(".")[1] for path in litter(self.store)} == self.held.keys()
+
+    # What always holds.
+
+    @invariant()
+    def every_environment_is_whole(self) -> None:
+        """Not only those that are live: an environment goes before anything that it needs."""
+        for directory in self.store.environments():
+            place = Path(self.store.layout.of("environments", directory))
+            found = contents(place)
+            lock = self.store.layout.of("locks", f"{self.store.record(directory).lock}.toml")
+            assert found == self.contents.get(lock, found)
+        for name in self.model.externals:
+            found = contents(self.folder / name)
+            assert found == self.contents.get(name, found)
+
+    # Looking.
+
+    def _environment(self, number: int) -> Path:
+        names = [name for name in self._names() if name.startswith("environments/")]
+        return Path(self.store.root, names[number % len(names)])
+
+    def _names(self) -> list[str]:
+        """What is published, in an order that is the same whatever the digests are."""
+
+        def order(name: str) -> tuple[object, ...]:
+            found = self.model.environments.get(name)
+            needs = sorted(need.partition("-")[2] for need in found.needs) if found else []
+            return (name.partition("-")[2], needs, name.partition(".")[2])
+
+        return sorted(self.model.published, key=order)
+
+    def _observe(self) -> None:
+        """Tell the model what is there now: what may be there, or may be gone, a kill has decided."""
+        self.model.published = frozenset(published(self.store))
+        self.model.environments = {
+            f"environments/{directory}": self._seen(directory) for directory in self.store.environments()
+        }
+        records = {place: externals.read(str(self.folder / place)) for place in ("x", "y")}
+        self.model.externals = {place: needs(record) for place, record in records.items() if record}
+        known = [
+            found for found in externals.registrations(self.store.layout) if isinstance(found, Registration)
+        ]
+        self.model.registered = frozenset().union(*map(registered, known))
+
+    def _seen(self, directory: str) -> Environment:
+        record = self.store.record(directory)
+        used = os.stat(self.store.layout.record(directory)).st_mtime
+        return Environment(key=record.key, needs=needs(record), used=round((used - self.began) / DAY))
+
+
+def policy(rules: Rules) -> Policy:
+    return Policy(max_age=rules.max_age * DAY, grace=rules.grace * DAY)
+
+
+def settle() -> None:
+    """Let what was just made be older than the clock's grain."""
+    time.sleep(0.01)
+
+
+def needs(record: EnvironmentRecord | ExternalRecord) -> frozenset[str]:
+    """What an environment refers to."""
+    return frozenset(
+        {f"entries/{wheel.directory}" for wheel in (*record.wheels, *record.composites)}
+        | {f"locks/{record.lock}"}
+    )
+
+
+def registered(known: Registration) -> frozenset[str]:
+    """What is kept for an environment of a user's."""
+    return frozenset(
+        {f"entries/{reference.directory}" for reference in known.references}
+        | {f"locks/{lock}" for lock in known.locks}
+    )
+
+
+def published(store: Store) -> Iterator[str]:
+    """Yield the names of all environments, entries and locks that are there."""
+    yield from (f"environments/{name}" for name in store.environments())
+    yield from (f"entries/{name}" for name in store.entries())
+    yield from (f"locks/{name.removesuffix('.toml')}" for name in os.listdir(store.layout.of("locks")))
+
+
+def contents(environment: Path) -> frozenset[str]:
+    """Return the paths of everything in an environment, through all links.
+
+    Raises:
+        FileNotFoundError: One leads nowhere.
+    """
+    found = set()
+    for parent, directories, files in os.walk(environment, followlinks=True):
+        for name in (*directories, *files):
+            path = os.path.join(parent, name)
+            os.stat(path)
+            found.add(os.path.relpath(path, environment))
+    return frozenset(found)
+
+
+@pytest.mark.slow
+def test_whatever_is_done_to_a_store_gc_leaves_what_is_live_and_takes_what_is_dead(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)  # nothing here is about power cuts
+    monkeypatch.setattr(Machine, "supplies", Supplies(tmp_path), raising=False)
+    seconds = request.config.getoption("--machine-seconds")
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        run_state_machine_as_test(Machine, settings=ROUND)
+    took = time.monotonic() - began
+    figures.note("state machine of gc", f"{steps.total():,} steps in {took:.0f} s")
+    assert steps.keys() >= {"collect", "collect_killed", "link", "link_into", "repair"}
