@@ -217,18 +217,18 @@ def collect_on_a_full_disk(folder: str, what: str) -> None:
     assert dangling(store.layout.of("environments", record.directory)) == []
 
 
-def rename_in_a_full_directory(folder: str) -> None:
-    """Rename aside where that needs a block, and there is none but for the ballast."""
+def collect_in_a_full_directory(folder: str) -> None:
+    """Collect where renaming aside needs a block, and there is none but for the ballast."""
     store = Store.open(f"{folder}/store")
     directory = make_environment(store, *Path(f"{folder}.wheels").iterdir()).directory
+    time.sleep(0.01)
     fill_directory(store, "environments")
     path = store.layout.of("environments", directory)
-    dead = store.layout.of("environments", f"{DEAD_PREFIX}{fs.unique_name()}")
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        fs.rename(path, dead)
-    assert ballast.free(store.layout)
-    fs.rename(path, dead)
-    fs.remove_tree(dead)
+        fs.rename(path, store.layout.of("environments", f"{DEAD_PREFIX}{fs.unique_name()}"))
+    report = sweep.collect(store, EVERYTHING)
+    assert (report.environments, report.problems) == ((directory,), ())
+    assert not os.path.lexists(store.layout.ballast)
 
 
 DISKS = {
@@ -286,4 +286,4 @@ def test_a_gc_on_a_disk_without_a_free_block_or_inode_frees_and_then_a_link_work
 
 @pytest.mark.slow
 def test_the_ballast_is_what_a_full_directory_on_a_full_disk_needs(folder: Path) -> None:
-    on_disk(folder, ("ext4", "bytes"), "rename_in_a_full_directory(sys.argv[1])")
+    on_disk(folder, ("ext4", "bytes"), "collect_in_a_full_directory(sys.argv[1])")
