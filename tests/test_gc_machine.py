@@ -29,7 +29,7 @@ from vrfstore.gc.policy import Policy, Room
 from vrfstore.runner.link import link
 from vrfstore.runner.result import LinkResult
 from vrfstore.runner.verify import verify
-from vrfstore.store import externals, leases
+from vrfstore.store import externals, leases, machine
 from vrfstore.store.externals import ExternalRecord, Registration
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
@@ -136,6 +136,8 @@ class Machine(RuleBasedStateMachine):
         self.contents: dict[str, frozenset[str]] = {}
         self.held: dict[str, leases.Lease] = {}
         self.running: dict[int, subprocess.Popen[bytes]] = {}
+        self.owners: dict[str, subprocess.Popen[bytes]] = {}
+        self.absent: set[str] = set()
         self.began = time.time()
         self.patched = pytest.MonkeyPatch()
         usual = scan.now
@@ -146,19 +148,23 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for lease in self.held.values():
             lease.release()
-        for process in self.running.values():
-            process.kill()
-            process.wait()
+        for process in (*self.running.values(), *self.owners.values()):
+            end(process)
         self.patched.undo()
         fs.remove_tree(str(self.folder))
 
     # What links do.
 
-    @rule(chosen=wheel_sets, keep=st.booleans())
+    @rule(chosen=wheel_sets, keep=st.booleans(), project=st.booleans())
     @step()
-    def link(self, chosen: tuple[int, ...], keep: bool) -> None:
+    def link(self, chosen: tuple[int, ...], keep: bool, project: bool) -> None:
         result = link(self.supplies.lock(chosen), store=self.store, lease=keep)
         self._linked(result)
+        if project:
+            directory = os.path.basename(result.environment)
+            roots.record(self.store, "project", directory)
+            name = f"environments/{directory}"
+            self.model.project = [name, *(each for each in self.model.project if each != name)]
 
     def _linked(self, result: LinkResult) -> None:
         directory = os.path.basename(result.environment)
@@ -215,13 +221,22 @@ class Machine(RuleBasedStateMachine):
 
     # What keeps things.
 
+    @rule()
+    @step(when=lambda self: self.model.project)
+    def forget_the_project(self) -> None:
+        roots.remove(self.store, "project")
+        self.model.project = []
+
     @rule(name=st.sampled_from(["p", "q"]), number=st.integers(0, 30))
     @step(when=lambda self: self.model.published)
     def pin(self, name: str, number: int) -> None:
-        published = [target for target in self._names() if not target.startswith("locks/")]
-        if published:
-            target = published[number % len(published)]
-            roots.add(self.store, name, self.store.layout.of(*target.split("/")))
+        target = self._names()[number % len(self.model.published)]
+        part, _, directory = target.partition("/")
+        # Of a lock that a kill has left the model does not know what it names.
+        if part != "locks" or target in self.model.locked:
+            roots.add(
+                self.store, name, directory if part == "locks" else self.store.layout.of(part, directory)
+            )
             self.model.pins[name] = target
 
     @rule()
@@ -230,19 +245,37 @@ class Machine(RuleBasedStateMachine):
         name, _ = self.model.pins.popitem()
         roots.remove(self.store, name)
 
-    @rule(number=st.integers(0, 9))
+    @rule(number=st.integers(0, 9), kind=st.sampled_from(["held", "until", "process"]))
     @step(when=lambda self: self.model.environments)
-    def lease(self, number: int) -> None:
+    def lease(self, number: int, kind: str) -> None:
         key = self._environment(number).name.partition(".")[0]
-        lease = leases.take(self.store.layout, environment=key)
+        if kind == "held":
+            lease = leases.take(self.store.layout, environment=key)
+        elif kind == "until":
+            lease = leases.take_until(self.store.layout, 3600, environment=key)
+        else:
+            owner = subprocess.Popen(["sleep", "3600"], cwd="/")
+            found = machine.Machine().process(owner.pid)
+            assert found is not None
+            lease = leases.take_for_process(self.store.layout, found, environment=key)
+            self.owners[lease.id] = owner
         self.held[lease.id], self.model.leases[lease.id] = lease, key
 
     @rule()
     @step(when=lambda self: self.held)
     def end_a_lease(self) -> None:
         identity, lease = self.held.popitem()
-        lease.release()
+        if identity in self.owners:
+            end(self.owners.pop(identity))  # which is all that ends it
+        else:
+            lease.release()
         del self.model.leases[identity]
+
+    @rule(number=st.integers(0, 9))
+    @step(when=lambda self: self.model.environments)
+    def take_a_lease_whose_time_is_over(self, number: int) -> None:
+        key = self._environment(number).name.partition(".")[0]
+        leases.take_until(self.store.layout, 1, environment=key, machine=AnHourAgo())
 
     @rule(number=st.integers(0, 9))
     @step(when=lambda self: self.model.environments and len(self.running) < 2)
@@ -256,8 +289,7 @@ class Machine(RuleBasedStateMachine):
     @step(when=lambda self: self.running)
     def end_a_process(self) -> None:
         pid, process = self.running.popitem()
-        process.kill()
-        process.wait()
+        end(process)
         del self.model.processes[pid]
 
     @rule()
@@ -293,10 +325,10 @@ class Machine(RuleBasedStateMachine):
             # Entries are younger now, and nobody can tell which were there before.
             self.model.unread = self.model.published
 
-    @rule(max_age=days, grace=days)
+    @rule(max_age=days, grace=days, keep_last=st.integers(0, 2))
     @step()
-    def collect(self, max_age: int, grace: int) -> None:
-        rules = Rules(max_age=max_age, grace=grace)
+    def collect(self, max_age: int, grace: int, keep_last: int) -> None:
+        rules = Rules(max_age=max_age, grace=grace, keep_last=keep_last)
         self._collect(policy(rules), rules)
 
     @rule(
@@ -331,21 +363,35 @@ class Machine(RuleBasedStateMachine):
         before = self.model.published
         live, dead = self.model.live(rules), self.model.dead(replace(rules, budget=False))
         last_to_go = self.model.dead(rules)
+        absent, half_made = set(self._places("absent")), list(self._places("half made"))
         expected = sweep.preview(self.store, policy)
         report = sweep.collect(self.store, policy)
         self._observe()
         self._all_there(live)
+        # What is absent has been since day 0, for all that the notes say.
+        assert not (self.absent & absent and self.model.today >= rules.grace) or report.forgotten
+        self.absent = set(self._places("absent"))
         if not report.stopped:
-            self._all_gone(dead, report)
+            self._all_gone(dead - self.model.registered, report)
             if report.missing:
-                self._all_gone(last_to_go, report)
+                self._all_gone(last_to_go - self.model.registered, report)
         removed = {f"environments/{name}" for name in report.environments}
         removed |= {f"entries/{name}" for name in report.entries}
         assert removed == {name for name in before - self.model.published if not name.startswith("locks/")}
-        assert (report.problems != ()) == (self.model.unread is not None)
+        assert (report.problems != ()) == (self.model.unread is not None or half_made != [])
         if report.stopped != "time":
             assert said(expected) == said(report), f"{policy}: {said(expected)}, {said(report)}"
             assert {os.path.basename(path).split(".")[1] for path in litter(self.store)} == self.held.keys()
+
+    def _places(self, state: str) -> Iterator[str]:
+        """Yield the tokens of the environments of users that are registered, and absent or half made."""
+        for known in externals.registrations(self.store.layout):
+            assert isinstance(known, Registration)
+            there = os.path.lexists(known.path)
+            if not there and state == "absent":
+                yield known.token
+            if there and state == "half made" and externals.read(known.path) is None:
+                yield known.token
 
     def _all_gone(self, dead: frozenset[str], report: sweep.Report) -> None:
         left = sorted(dead & self.model.published)
@@ -400,8 +446,20 @@ class Machine(RuleBasedStateMachine):
         return Environment(key=record.key, needs=needs(record), used=round((used - self.began) / DAY))
 
 
+class AnHourAgo(machine.Machine):
+    """This machine, as it was."""
+
+    def since_boot(self) -> float:
+        return super().since_boot() - 3600
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
 def policy(rules: Rules) -> Policy:
-    return Policy(max_age=rules.max_age * DAY, grace=rules.grace * DAY)
+    return Policy(max_age=rules.max_age * DAY, grace=rules.grace * DAY, keep_last=rules.keep_last)
 
 
 def said(report: sweep.Report) -> tuple[object, ...]:

@@ -17,6 +17,7 @@ class Rules:
 
     max_age: int
     grace: int
+    keep_last: int = 1
     budget: bool = False
 
     @property
@@ -44,8 +45,12 @@ class Model:
     externals: dict[str, frozenset[str]] = field(default_factory=dict)
     """What each environment of a user's needs that is there."""
     registered: frozenset[str] = frozenset()
-    """What is registered for others, gone or half made: nobody needs it, but absence is not deletion."""
+    """What is registered, for these and for others that are gone or half made."""
+    locked: dict[str, frozenset[str]] = field(default_factory=dict)
+    """What each lock names."""
     pins: dict[str, str] = field(default_factory=dict)
+    project: list[str] = field(default_factory=list)
+    """The environments of a project, the newest first."""
     leases: dict[str, str] = field(default_factory=dict)
     """The key of the environment that each protects, in all its generations."""
     processes: dict[int, str] = field(default_factory=dict)
@@ -55,13 +60,15 @@ class Model:
     def live(self, rules: Rules) -> frozenset[str]:
         """What a collection has to leave."""
         held = {*self.pins.values(), *self.processes.values(), *(self.unread or ())}
+        held |= set(self.project[: rules.keep_last])
         held |= {name for name, found in self.environments.items() if self._in_use(found, rules)}
-        needed = {name: found.needs for name, found in self.environments.items()}
         for name in list(held):
-            held |= needed.get(name, frozenset())
+            held |= self.environments[name].needs if name in self.environments else frozenset()
+        for name in self.pins.values():
+            held |= self.locked.get(name, frozenset())
         held = held.union(*self.externals.values())
-        young = {name for name in self.published - needed.keys() if self.today < rules.grace}
-        return frozenset((held | young) & self.published)
+        young = {name for name in self.published - self.environments.keys() if self.today < rules.grace}
+        return frozenset(held | young) & self.published
 
     def _in_use(self, found: Environment, rules: Rules) -> bool:
         if self.unread is not None or found.key in self.leases.values():
@@ -69,7 +76,10 @@ class Model:
         return self.today - found.used < rules.unused
 
     def dead(self, rules: Rules) -> frozenset[str]:
-        """What a collection that nothing stops has to take."""
+        """What a collection that nothing stops has to take, but for what is registered still.
+
+        Absence is not deletion: that an environment is gone is not believed at once.
+        """
         memos_stay = self.today < rules.max_age
         remembered = {name for name in self.published if memos_stay and name.startswith("locks/")}
-        return self.published - self.live(rules) - self.registered - remembered
+        return self.published - self.live(rules) - remembered
