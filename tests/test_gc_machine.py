@@ -9,7 +9,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -22,8 +24,8 @@ from support.gc_model import Environment, Model, Rules
 from support.locks import write_lock
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs
-from vrfstore.gc import roots, scan, sweep
-from vrfstore.gc.policy import Policy
+from vrfstore.gc import roots, scan, sizes, sweep
+from vrfstore.gc.policy import Policy, Room
 from vrfstore.runner.link import link
 from vrfstore.runner.result import LinkResult
 from vrfstore.runner.verify import verify
@@ -33,6 +35,8 @@ from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 
 DAY = 86400
+DISK = 1_000_000
+"""Bytes of the file system that the store seems to be on."""
 
 SPECS = (
     WheelSpec(name="ash", files={"ash/__init__.py": "", "ash/deep/leaf.txt": "leaf", "wood/ash.py": ""}),
@@ -136,6 +140,8 @@ class Machine(RuleBasedStateMachine):
         self.patched = pytest.MonkeyPatch()
         usual = scan.now
         self.patched.setattr(scan, "now", lambda: usual() + self.model.today * DAY)
+        # A file system on which nobody else writes.
+        self.patched.setattr(sizes, "room", lambda path: (DISK - sizes.size_of(path), DISK))
 
     def teardown(self) -> None:
         for lease in self.held.values():
@@ -183,6 +189,7 @@ class Machine(RuleBasedStateMachine):
         known = externals.read_registration(self.store.layout, record.token)
         assert known is not None
         assert registered(known) == needs(record)
+        assert not list((self.folder / place).glob(".vrfstore-*"))
         self.contents[place] = contents(self.folder / place)
         self._observe()
 
@@ -257,11 +264,12 @@ class Machine(RuleBasedStateMachine):
     @step()
     def write_or_remove_a_root_that_nobody_can_read(self) -> None:
         place = Path(self.store.layout.of("roots", "odd.json"))
-        self.model.unreadable = not self.model.unreadable
-        if self.model.unreadable:
+        if self.model.unread is None:
             place.write_bytes(b'{"schema":999}')
+            self.model.unread = self.model.published
         else:
             place.unlink()
+            self.model.unread = None
 
     @rule(by=st.sampled_from([-3, -1, 1, 2]))
     @step()
@@ -281,12 +289,28 @@ class Machine(RuleBasedStateMachine):
         if point is not None:
             killed_at(point, lambda: verify(self.store, mend=True))
         assert verify(self.store, mend=True).sound
+        if self.model.unread is not None:
+            # Entries are younger now, and nobody can tell which were there before.
+            self.model.unread = self.model.published
 
     @rule(max_age=days, grace=days)
     @step()
     def collect(self, max_age: int, grace: int) -> None:
         rules = Rules(max_age=max_age, grace=grace)
-        self._collect(policy(rules), live=self.model.live(rules), dead=self.model.dead(rules))
+        self._collect(policy(rules), rules)
+
+    @rule(
+        max_age=days,
+        grace=days,
+        max_size=st.sampled_from([None, 0, 200_000]),
+        min_free=st.sampled_from([None, Room(0), Room(80, relative=True), Room(DISK)]),
+        max_freed=st.sampled_from([None, None, 0, 20_000]),
+        max_seconds=st.sampled_from([None, None, None, 0.0]),
+    )
+    @step()
+    def collect_within_a_budget(self, max_age: int, grace: int, **limits: Any) -> None:
+        rules = Rules(max_age=max_age, grace=grace, budget=True)
+        self._collect(replace(policy(rules), **limits), rules)
 
     @rule(max_age=days, grace=days, point=points)
     @step()
@@ -302,22 +326,30 @@ class Machine(RuleBasedStateMachine):
         lost = sorted(live - self.model.published)
         assert not lost, f"live, and gone: {lost}; {self.model}"
 
-    def _collect(self, policy: Policy, *, live: frozenset[str], dead: frozenset[str]) -> None:
+    def _collect(self, policy: Policy, rules: Rules) -> None:
         settle()
         before = self.model.published
+        live, dead = self.model.live(rules), self.model.dead(replace(rules, budget=False))
+        last_to_go = self.model.dead(rules)
         expected = sweep.preview(self.store, policy)
         report = sweep.collect(self.store, policy)
         self._observe()
         self._all_there(live)
-        left = sorted(dead & self.model.published)
-        assert not left, f"dead, and still there: {left}; {report}; {self.model}"
+        if not report.stopped:
+            self._all_gone(dead, report)
+            if report.missing:
+                self._all_gone(last_to_go, report)
         removed = {f"environments/{name}" for name in report.environments}
         removed |= {f"entries/{name}" for name in report.entries}
         assert removed == {name for name in before - self.model.published if not name.startswith("locks/")}
-        assert (expected.environments, expected.entries) == (report.environments, report.entries)
-        assert expected.freed == report.freed
-        assert (report.problems != ()) == self.model.unreadable
-        assert {os.path.basename(path).split(".")[1] for path in litter(self.store)} == self.held.keys()
+        assert (report.problems != ()) == (self.model.unread is not None)
+        if report.stopped != "time":
+            assert said(expected) == said(report), f"{policy}: {said(expected)}, {said(report)}"
+            assert {os.path.basename(path).split(".")[1] for path in litter(self.store)} == self.held.keys()
+
+    def _all_gone(self, dead: frozenset[str], report: sweep.Report) -> None:
+        left = sorted(dead & self.model.published)
+        assert not left, f"dead, and still there: {left}; {report}; {self.model}"
 
     # What always holds.
 
@@ -372,6 +404,18 @@ def policy(rules: Rules) -> Policy:
     return Policy(max_age=rules.max_age * DAY, grace=rules.grace * DAY)
 
 
+def said(report: sweep.Report) -> tuple[object, ...]:
+    """What a dry run and a run have to agree on."""
+    return (
+        report.environments,
+        sorted(report.entries),
+        report.leftovers,
+        report.records,
+        report.freed,
+        report.missing,
+    )
+
+
 def settle() -> None:
     """Let what was just made be older than the clock's grain."""
     time.sleep(0.01)
@@ -401,7 +445,7 @@ def published(store: Store) -> Iterator[str]:
 
 
 def contents(environment: Path) -> frozenset[str]:
-    """Return the paths of everything in an environment, through all links.
+    """Return the paths of everything in an environment, through all links, but for what a kill left on its way.
 
     Raises:
         FileNotFoundError: One leads nowhere.
@@ -410,8 +454,9 @@ def contents(environment: Path) -> frozenset[str]:
     for parent, directories, files in os.walk(environment, followlinks=True):
         for name in (*directories, *files):
             path = os.path.join(parent, name)
-            os.stat(path)
-            found.add(os.path.relpath(path, environment))
+            if not name.startswith(".vrfstore-"):
+                os.stat(path)
+                found.add(os.path.relpath(path, environment))
     return frozenset(found)
 
 

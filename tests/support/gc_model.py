@@ -13,10 +13,16 @@ __all__ = ["Environment", "Model", "Rules"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """A policy, in days."""
+    """A policy, in days; with a budget, what was not used within the grace may go for it."""
 
     max_age: int
     grace: int
+    budget: bool = False
+
+    @property
+    def unused(self) -> int:
+        """How long an environment has to be unused to be in danger."""
+        return min(self.max_age, self.grace) if self.budget else self.max_age
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,24 +49,24 @@ class Model:
     leases: dict[str, str] = field(default_factory=dict)
     """The key of the environment that each protects, in all its generations."""
     processes: dict[int, str] = field(default_factory=dict)
-    unreadable: bool = False
-    """Whether there is a root that nobody can read: it may refer to anything."""
+    unread: frozenset[str] | None = None
+    """What was published when a root was written that nobody can read: it may refer to any of it."""
 
     def live(self, rules: Rules) -> frozenset[str]:
         """What a collection has to leave."""
-        if self.unreadable:
-            return self.published
-        held = {*self.pins.values(), *self.processes.values()}
+        held = {*self.pins.values(), *self.processes.values(), *(self.unread or ())}
         held |= {name for name, found in self.environments.items() if self._in_use(found, rules)}
         needed = {name: found.needs for name, found in self.environments.items()}
         for name in list(held):
             held |= needed.get(name, frozenset())
         held = held.union(*self.externals.values())
         young = {name for name in self.published - needed.keys() if self.today < rules.grace}
-        return (frozenset(held) | young) & self.published
+        return frozenset((held | young) & self.published)
 
     def _in_use(self, found: Environment, rules: Rules) -> bool:
-        return found.key in self.leases.values() or self.today - found.used < rules.max_age
+        if self.unread is not None or found.key in self.leases.values():
+            return True
+        return self.today - found.used < rules.unused
 
     def dead(self, rules: Rules) -> frozenset[str]:
         """What a collection that nothing stops has to take."""

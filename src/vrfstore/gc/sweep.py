@@ -12,6 +12,7 @@ entries that only they referred to. A collector that is killed leaves a list and
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,11 +23,11 @@ from vrfstore import fs
 from vrfstore.errors import BusyError
 from vrfstore.gc import absence, runtime, scan, sizes
 from vrfstore.gc.policy import Collection, Policy, decide, excess
-from vrfstore.store import condemned
+from vrfstore.store import ballast, condemned
 from vrfstore.store.externals import Registration
 from vrfstore.store.holds import hold
 from vrfstore.store.layout import DEAD_PREFIX
-from vrfstore.store.store import Store
+from vrfstore.store.store import Store, check_parts
 
 __all__ = ["Report", "collect", "preview"]
 
@@ -87,7 +88,12 @@ class Report:
 
 
 def preview(store: Store, policy: Policy) -> Report:
-    """Return what ``collect`` would do now; nothing is changed and no hold is taken."""
+    """Return what ``collect`` would do now; nothing is changed and no hold is taken.
+
+    Raises:
+        StoreError: A part of the store is a link that leads elsewhere.
+    """
+    check_parts(store.layout)
     began = time.monotonic()
     left = scan.leftovers(store)
     lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
@@ -132,12 +138,16 @@ def collect(
 
     Raises:
         BusyError: Another collection is at work.
+        StoreError: A part of the store is a link that leads elsewhere.
     """
+    check_parts(store.layout)
     with ExitStack() as stack:
         try:
             stack.enter_context(hold(store.layout.of("gc", "run"), timeout=timeout, on_wait=on_wait))
         except BusyError as error:
             raise BusyError("another gc is at work", kind="gc-running", hint="let it finish") from error
+        ballast.free(store.layout)
+        stack.callback(ballast.refill, store.layout)
         return _Sweep(store, policy).run()
 
 
@@ -271,7 +281,7 @@ class _Sweep:
                 # Never longer than the name it replaces, so that a full directory block does not matter.
                 dead = layout.of(part, f"{DEAD_PREFIX}{fs.unique_name()}")
                 try:
-                    fs.rename(layout.of(part, f"{name}{_SUFFIXES.get(part, '')}"), dead)
+                    self._rename(layout.of(part, f"{name}{_SUFFIXES.get(part, '')}"), dead)
                 except OSError as error:
                     self._problems[f"{part}/{name} cannot be removed: {error.strerror}"] = None
                     continue
@@ -283,6 +293,16 @@ class _Sweep:
             self._adapt(len(names), time.monotonic() - began)
         self._remove(aside)
         return removed
+
+    def _rename(self, path: str, dead: str) -> None:
+        try:
+            fs.rename(path, dead)
+        except OSError as error:
+            # What statvfs(3) does not know of, such as a quota, may have kept the ballast until now.
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            if not full or not ballast.free(self._store.layout, refused=True):
+                raise
+            fs.rename(path, dead)
 
     def _adapt(self, size: int, seconds: float) -> None:
         """Choose the size of the next batch by how long this one kept users waiting."""

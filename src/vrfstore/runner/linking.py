@@ -39,6 +39,7 @@ from vrfstore.requirements import lock as locks
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
 from vrfstore.runner.clock import Clock
+from vrfstore.runner.keeping import Keeping
 from vrfstore.runner.locking import Locked, Locker
 from vrfstore.runner.result import LinkedPackage, LinkResult
 from vrfstore.store import interpreters, leases, memos
@@ -142,11 +143,11 @@ class Linking:
     lenient: bool = False
     target: targets.Target | None = None
 
-    def run(self, *, lease: bool) -> LinkResult:
+    def run(self, keeping: Keeping) -> LinkResult:
         """Make the environment exist.
 
         Args:
-            lease: Keep it from gc, until the result's lease is released.
+            keeping: What keeps it from gc after that.
 
         Raises:
             VrfstoreError, OSError: See ``link.link``.
@@ -172,7 +173,9 @@ class Linking:
                 # Warnings have to be said every time.
                 if made.record is not None and not ready.locked.warnings:
                     self._remember(ready.working, made.record, stats, ready.locked.until)
-                kept = leases.take(layout, environment=ready.key) if lease else None
+                # Under the lease on all of it, which has been there since before it was looked for.
+                directory = ready.key if made.record is None else made.record.directory
+                kept = keeping.keep(self.store, directory)
         return self._result(made, ready, kept)
 
     def _locker(self, session: Lease, base: Interpreter) -> Locker:
