@@ -43,6 +43,7 @@ _LABELS = {
     "requests": "memos",
     "logs": "logs",
     "holds": "holds",
+    "gc": "ballast",
     "tmp": "leftovers",
     _LEFTOVERS: "leftovers",
 }
