@@ -129,7 +129,7 @@ def test_nobody_can_tell_when_a_pin_ends() -> None:
 
 def test_the_soonest_comes_first_and_what_somebody_keeps_last() -> None:
     states = {
-        "E": environment("a", used=OLD),
+        "E": environment("a", used=NOW - 1),
         "F": environment("", used=NOW - 200),
         "G": environment("", used=NOW - 500),
         "H": environment("", used=OLD),

@@ -14,6 +14,7 @@ import pytest
 from support.commands import Command, commands
 from support.crash import make_environment, tree
 from support.wheels import WheelSpec, build_wheel
+from test_usage import couple
 from vrfstore import fs
 from vrfstore.gc import claims, roots, sizes, sweep
 from vrfstore.gc.policy import Policy
@@ -202,6 +203,21 @@ def test_a_pinned_lock_keeps_its_entries(world: World, command: Command) -> None
     time.sleep(0.01)
     sweep.collect(world.store, EVERYTHING)
     assert world.store.entries() == [entry]
+
+
+def test_a_composite_and_its_members_do_not_keep_each_other(
+    world: World, command: Command, tmp_path: Path
+) -> None:
+    record = couple(world.store, tmp_path / "wheels")
+    (composite,), members = record.composites, [reference.directory for reference in record.wheels]
+    whole = command("why", composite.directory).out.splitlines()
+    assert whole[-len(members) - 1 :] == [
+        "└── made of, and not keeping",
+        *(f"    {branch} entry {member}" for branch, member in zip(("├──", "└──"), members, strict=True)),
+    ]
+    for member in members:
+        last = command("why", member).out.splitlines()[-1]
+        assert last == f"└── part of, and not kept by, the composite {composite.directory}"
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def _lines(occupied: Occupied, by: By, *, shown: int) -> Iterator[str]:
     several = _PLURALS[by]
     sums = [
         (sum(row.exclusive for row in found.rows), f"exclusive, all {several} together"),
-        (found.shared, f"shared by several {several}" if by != "package" else "shared with composites"),
+        (found.shared, "shared with composites" if by == "package" else "shared with others"),
         (found.others, _OTHERS[by]),
         (sum(found.itself.values()), f"the store itself: {_parts(found)}"),
     ]

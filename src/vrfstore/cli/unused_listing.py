@@ -86,7 +86,6 @@ def _lines(found: Unused) -> Iterator[str]:
     kept = [each for each in found.rest if each.due is None]
     if kept:
         yield "kept until somebody lets it go"
-        # A recent use says nothing there.
         yield from _capped([f"{_shown(each.name, found)}: {'; '.join(each.why)}" for each in kept])
 
 

@@ -48,5 +48,7 @@ def _prospects(graph: Graph, going: Collection[str]) -> Iterator[Prospect]:
         # The other entries, and locks, stay with their environments.
         listed = part == "environments" or (part == "entries" and not graph.referrers(name))
         if listed and name not in going:
-            why = tuple(dict.fromkeys(claim.words for claim in graph.claims_on(name)))
-            yield Prospect(name=name, due=graph.due(name), why=why)
+            when = graph.due(name)
+            # Where it depends on somebody, what ends by itself says nothing.
+            claims = (claim for claim in graph.claims_on(name) if when is not None or claim.until is None)
+            yield Prospect(name=name, due=when, why=tuple(dict.fromkeys(claim.words for claim in claims)))

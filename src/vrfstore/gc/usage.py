@@ -11,6 +11,7 @@ refers to, none.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 from collections import defaultdict
@@ -102,7 +103,10 @@ def measure(store: Store) -> Usage:
     for part in sorted(os.listdir(store.root), key=lambda part: (_rank(part), part)):
         path = f"{store.root}/{part}"
         if part not in _MEMBERS or os.path.islink(path) or not os.path.isdir(path):
-            meter.see(_rank(part), part, sizes.walk(path))
+            found = sizes.walk(path)
+            # Every store has the directory, whatever is in it.
+            meter.see(_rank(""), "", itertools.islice(found, 1))
+            meter.see(_rank(part), part, found)
             continue
         directories.append(path)
         for member in os.listdir(path):
