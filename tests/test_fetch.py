@@ -6,9 +6,7 @@ import hashlib
 import logging
 import os
 import random
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -432,25 +430,6 @@ def test_a_proxy_is_used_with_what_it_wants_to_know(store: Store, monkeypatch: p
 
 
 # --- TLS
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that nobody has signed, and its key, in one file."""
-    program = shutil.which("openssl")
-    if program is None:
-        pytest.skip("openssl, which makes certificates, is not here")
-    directory = tmp_path_factory.mktemp("tls")
-    both = [directory / "key.pem", directory / "certificate.pem"]
-    words = (
-        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
-    )
-    subprocess.run(
-        [program, *words.split(), "-keyout", both[0], "-out", both[1]], check=True, capture_output=True
-    )
-    whole = directory / "both.pem"
-    whole.write_text("".join(path.read_text() for path in both))
-    return whole
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(store: Store, certificate: Path) -> None:

@@ -273,8 +273,8 @@ class _Sweep:
             self._looked = time.monotonic()
         aside: list[str] = []
         removed: list[str] = []
-        began = time.monotonic()
         condemned.publish(layout, [f"{part}/{name}" for name in names])
+        began = time.monotonic()
         try:
             view.refresh(in_use)
             for name in view.unclaimed(part, names):

@@ -74,7 +74,7 @@ def fetch(
     settings: PipSettings,
     watch: Watcher,
     budget: Budget | None = None,
-    patience: Patience = Patience(),  # noqa: B008 - frozen
+    patience: Patience | None = None,
 ) -> list[Fetched]:
     """Make every wheel an entry; those that came whole stay, whatever becomes of the others.
 
@@ -85,7 +85,7 @@ def fetch(
         settings: How to reach the indexes.
         watch: Is told how many are ``missing``, and ``fetching``, ``received``, ``fetched`` and ``unpacked`` of each.
         budget: What may be taken; without one, as much as it takes.
-        patience: What is put up with.
+        patience: What is put up with; by default what the settings say.
 
     Raises:
         CapError: It takes more than the budget has.
@@ -143,7 +143,7 @@ def chunks(
     settings: PipSettings,
     watch: Watcher,
     budget: Budget | None = None,
-    patience: Patience = Patience(),  # noqa: B008 - frozen
+    patience: Patience | None = None,
 ) -> Iterator[bytes]:
     """Yield the bytes of one wheel as they come; nobody has checked them.
 
@@ -152,7 +152,7 @@ def chunks(
         settings: How to reach the indexes.
         watch: Is told what is ``received``.
         budget: What may be taken; without one, as much as it takes.
-        patience: What is put up with.
+        patience: What is put up with; by default what the settings say.
 
     Raises:
         CapError: It takes more than the budget has.
