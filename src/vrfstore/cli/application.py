@@ -23,6 +23,7 @@ _COMMANDS = {
     "add": "Unpack wheel files into the store.",
     "compile": "Compile bytecode, so that nobody has to while importing.",
     "doctor": "Look at the store and what it stands on; say what to do.",
+    "du": "Show who takes how much of the disk.",
     "env": "Check, heal and copy environments.",
     "export": "Write entries and environments into an archive.",
     "gc": "Remove what nothing refers to, and what is beyond a budget.",
@@ -34,6 +35,7 @@ _COMMANDS = {
     "run": "Run a command in the environment of a requirements file.",
     "tree": "Show which package of an environment needs which.",
     "verify": "Find what is not as it was published, and repair it.",
+    "why": "Show what keeps something from gc, and until when.",
 }
 
 
