@@ -94,7 +94,8 @@ class Connections:
         self._settings = settings
         self._most = most
         self._proxies = urllib.request.getproxies()
-        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._pools: dict[tuple[str, bool], urllib3.PoolManager] = {}
+        self._ways: dict[tuple[str, str], urllib3.PoolManager] = {}
         self._guard = threading.Lock()
 
     def request(
@@ -136,16 +137,26 @@ class Connections:
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
-        bypass = urllib.request.proxy_bypass(parts.hostname or "")
-        proxy = "" if bypass else self._settings.proxy or self._proxies.get(parts.scheme, "")
+        place = parts.scheme, parts.hostname or ""
         with self._guard:
-            pool = self._pools.get(proxy)
-            if pool is None:
-                pool = self._pools[proxy] = self._new_pool(proxy)
-            return pool
+            # Whether a host is asked past the proxy takes a walk through all variables.
+            way = self._ways.get(place)
+            if way is None:
+                way = self._ways[place] = self._new_way(*place)
+            return way
 
-    def _new_pool(self, proxy: str) -> urllib3.PoolManager:
-        options: dict[str, Any] = {"maxsize": self._most, "ssl_context": self._ssl()}
+    def _new_way(self, scheme: str, host: str) -> urllib3.PoolManager:
+        bypass = urllib.request.proxy_bypass(host)
+        proxy = "" if bypass else self._settings.proxy or self._proxies.get(scheme, "")
+        # Reading the system's certificates takes as long as fetching ten small wheels.
+        secure = "https" in {scheme, urlsplit(proxy).scheme}
+        pool = self._pools.get((proxy, secure))
+        if pool is None:
+            pool = self._pools[proxy, secure] = self._new_pool(proxy, secure=secure)
+        return pool
+
+    def _new_pool(self, proxy: str, *, secure: bool) -> urllib3.PoolManager:
+        options: dict[str, Any] = {"maxsize": self._most, "ssl_context": self._ssl() if secure else None}
         pool = _proxy_manager(proxy, options) if proxy else urllib3.PoolManager(**options)
         pool.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
         return pool
