@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from threading import TIMEOUT_MAX, Semaphore
 from typing import TYPE_CHECKING
@@ -22,11 +21,13 @@ from vrfstore.requirements.patience import Patience
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
-from vrfstore.store.unpacking import Unpackers
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from vrfstore.requirements.source import Source
     from vrfstore.store.ingest import Job, Staged
+    from vrfstore.store.unpacking import Unpackers
 
 __all__ = ["Fetched", "chunks", "fetch", "present"]
 
@@ -105,6 +106,7 @@ def fetch(
     watch(Event(kind="missing", total=len(wheels), size=0 if None in sizes else known))
     # urllib3 takes 60 ms to import, which only fetching pays.
     from vrfstore.requirements.source import Source  # noqa: PLC0415
+    from vrfstore.store.unpacking import Unpackers  # noqa: PLC0415
 
     with (
         Source(settings, budget, patience, workers=_CONNECTIONS) as source,
@@ -115,6 +117,8 @@ def fetch(
 
 def _fetch_all(work: _Work, wheels: Sequence[LockedWheel], budget: Budget) -> list[Fetched]:
     """Make every wheel an entry, in threads; see ``fetch``."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as above
+
     with ThreadPoolExecutor(min(_WORKERS, max(len(wheels), 1)), thread_name_prefix="fetch") as pool:
         # The largest takes longest: the others come while it does.
         order = sorted(range(len(wheels)), key=lambda number: -(wheels[number].size or 0))
@@ -138,6 +142,8 @@ def _await(futures: Collection[Future[Fetched]], budget: Budget) -> None:
         CapError: The time is over, whatever it is that takes so long.
         Exception: The first thing that failed.
     """
+    from concurrent.futures import FIRST_EXCEPTION, wait  # noqa: PLC0415 - as above
+
     left = budget.remaining()
     seconds = None if left is None else min(left, TIMEOUT_MAX)
     done, waiting = wait(futures, timeout=seconds, return_when=FIRST_EXCEPTION)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
@@ -55,6 +54,8 @@ def _on_disk(wheel: LockedWheel) -> int | None:
 
 def _told(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Budget) -> dict[Digest, int]:
     """Return what servers say (RFC 9110, HEAD): once each, and only where the wheel itself is."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as below
+
     import urllib3  # noqa: PLC0415 - 60 ms that only this pays
 
     from vrfstore.requirements.patience import parsed  # noqa: PLC0415 - comes with it
