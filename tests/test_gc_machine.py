@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from support import figures
-from support.crash import killed_at, litter
+from support.crash import killed_at, litter, reachable
 from support.gc_model import Environment, Model, Rules
-from support.locks import write_lock
-from support.wheels import WheelSpec, build_wheel
+from support.supplies import Supplies
+from support.wheels import WheelSpec
 from vrfstore import fs
 from vrfstore.gc import roots, scan, sizes, sweep
 from vrfstore.gc.policy import Policy, Room
@@ -62,45 +62,6 @@ wheel_sets = st.sets(st.sampled_from(range(len(SPECS))), min_size=1).map(lambda 
 days = st.sampled_from([0, 1, 2, 4])
 points = st.integers(1, 150)
 """At which of its steps something is killed; what has fewer ends by itself."""
-
-
-class Supplies:
-    """What all machines share: wheels, and what a probe of the interpreter said, so that it is asked once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        # Unlike those of any other test: in /proc, a name counts for every store that has it.
-        extra = f"Keywords: {fs.unique_name()}\n"
-        (folder / "wheels").mkdir()
-        self.wheels = [
-            build_wheel(
-                WheelSpec(
-                    name=spec.name,
-                    files=spec.files,
-                    data=spec.data,
-                    entry_points=spec.entry_points,
-                    metadata_extra=extra,
-                ),
-                folder / "wheels",
-            )
-            for spec in SPECS
-        ]
-        store = Store.open(folder / "template")
-        link(self.lock((0,)), store=store)
-        probes = Path(store.layout.of("interpreters"))
-        self.probes = {path.name: path.read_bytes() for path in probes.glob("*.json")}
-
-    @functools.cache  # noqa: B019 - as long as the test
-    def lock(self, chosen: Sequence[int]) -> Path:
-        """The lock of some of the wheels."""
-        name = "-".join(str(number) for number in chosen)
-        return write_lock(self.folder / name, [self.wheels[number] for number in chosen])
-
-    def store(self, place: Path) -> Store:
-        store = Store.open(place)
-        for name, content in self.probes.items():
-            Path(store.layout.of("interpreters", name)).write_bytes(content)
-        return store
 
 
 def step(
@@ -158,7 +119,7 @@ class Machine(RuleBasedStateMachine):
     @rule(chosen=wheel_sets, keep=st.booleans(), project=st.booleans())
     @step()
     def link(self, chosen: tuple[int, ...], keep: bool, project: bool) -> None:
-        result = link(self.supplies.lock(chosen), store=self.store, lease=keep)
+        result = link(self.supplies.lock(*chosen), store=self.store, lease=keep)
         self._linked(result)
         if project:
             directory = os.path.basename(result.environment)
@@ -177,33 +138,33 @@ class Machine(RuleBasedStateMachine):
         os.utime(self.store.layout.record(directory), (today, today))
         self._observe()
         # What is the same set of wheels is the same in every file.
-        expected = self.contents.setdefault(result.lock, contents(Path(result.environment)))
-        assert contents(Path(result.environment)) == expected
+        expected = self.contents.setdefault(result.lock, reachable(Path(result.environment)))
+        assert reachable(Path(result.environment)) == expected
 
     @rule(chosen=wheel_sets, point=points)
     @step()
     def link_killed(self, chosen: tuple[int, ...], point: int) -> None:
-        killed_at(point, lambda: link(self.supplies.lock(chosen), store=self.store))
+        killed_at(point, lambda: link(self.supplies.lock(*chosen), store=self.store))
         self._observe()
 
     @rule(place=st.sampled_from(["x", "y"]), chosen=wheel_sets)
     @step()
     def link_into(self, place: str, chosen: tuple[int, ...]) -> None:
-        link(self.supplies.lock(chosen), store=self.store, into=self.folder / place)
+        link(self.supplies.lock(*chosen), store=self.store, into=self.folder / place)
         record = externals.read(str(self.folder / place))
         assert record is not None
         known = externals.read_registration(self.store.layout, record.token)
         assert known is not None
         assert registered(known) == needs(record)
         assert not list((self.folder / place).glob(".vrfstore-*"))
-        self.contents[place] = contents(self.folder / place)
+        self.contents[place] = reachable(self.folder / place)
         self._observe()
 
     @rule(place=st.sampled_from(["x", "y"]), chosen=wheel_sets, point=points)
     @step()
     def link_into_killed(self, place: str, chosen: tuple[int, ...], point: int) -> None:
         into = self.folder / place
-        killed_at(point, lambda: link(self.supplies.lock(chosen), store=self.store, into=into))
+        killed_at(point, lambda: link(self.supplies.lock(*chosen), store=self.store, into=into))
         self.contents.pop(place, None)
         self._observe()
 
@@ -404,11 +365,11 @@ class Machine(RuleBasedStateMachine):
         """Not only those that are live: an environment goes before anything that it needs."""
         for directory in self.store.environments():
             place = Path(self.store.layout.of("environments", directory))
-            found = contents(place)
+            found = reachable(place)
             lock = self.store.layout.of("locks", f"{self.store.record(directory).lock}.toml")
             assert found == self.contents.get(lock, found)
         for name in self.model.externals:
-            found = contents(self.folder / name)
+            found = reachable(self.folder / name)
             assert found == self.contents.get(name, found)
 
     # Looking.
@@ -502,28 +463,12 @@ def published(store: Store) -> Iterator[str]:
     yield from (f"locks/{name.removesuffix('.toml')}" for name in os.listdir(store.layout.of("locks")))
 
 
-def contents(environment: Path) -> frozenset[str]:
-    """Return the paths of everything in an environment, through all links, but for what a kill left on its way.
-
-    Raises:
-        FileNotFoundError: One leads nowhere.
-    """
-    found = set()
-    for parent, directories, files in os.walk(environment, followlinks=True):
-        for name in (*directories, *files):
-            path = os.path.join(parent, name)
-            if not name.startswith(".vrfstore-"):
-                os.stat(path)
-                found.add(os.path.relpath(path, environment))
-    return frozenset(found)
-
-
 @pytest.mark.slow
 def test_whatever_is_done_to_a_store_gc_leaves_what_is_live_and_takes_what_is_dead(
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)  # nothing here is about power cuts
-    monkeypatch.setattr(Machine, "supplies", Supplies(tmp_path), raising=False)
+    monkeypatch.setattr(Machine, "supplies", Supplies(tmp_path, *SPECS), raising=False)
     seconds = request.config.getoption("--machine-seconds")
     began = time.monotonic()
     while time.monotonic() - began < seconds:

@@ -1,4 +1,4 @@
-"""Who keeps what and until when: a graph of a few letters for every kind of claim, and laws that tie it to ``decide``.
+"""Who keeps what and until when: a graph of a few letters for every kind of keeper, and laws that tie it to ``decide``.
 
 Letters as in ``test_policy``: ``E F G`` are environments, ``a b c`` entries, ``K L`` locks.
 """
@@ -13,45 +13,45 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from test_policy import NOW, OLD, POLICIES, POLICY, SNAPSHOTS, environment, parts, snapshot
-from vrfstore.gc.graph import Claim, Graph, Kind, distribution
+from vrfstore.gc.graph import Graph, Keeper, Kind, distribution
 from vrfstore.gc.outlook import due
 from vrfstore.gc.policy import Collection, Policy, Room, Snapshot, decide
 
 NOTHING_YOUNG = Policy(max_age=0, grace=0)
 
 
-def claim(kind: Kind = "root", name: str = "film", until: float | None = None) -> Claim:
-    return Claim(kind=kind, name=name, words=f"{kind} {name}", until=until)
+def keeper(kind: Kind = "root", name: str = "film", until: float | None = None) -> Keeper:
+    return Keeper(kind=kind, name=name, words=f"{kind} {name}", until=until)
 
 
 def graph(
-    found: Snapshot, claims: Mapping[str, Iterable[Claim]] | None = None, policy: Policy = POLICY
+    found: Snapshot, keepers: Mapping[str, Iterable[Keeper]] | None = None, policy: Policy = POLICY
 ) -> Graph:
-    listed = {name: tuple(each) for name, each in (claims or {}).items()}
+    listed = {name: tuple(each) for name, each in (keepers or {}).items()}
     kept = {name: tuple(each.words for each in several) for name, several in listed.items()}
     return Graph(replace(found, kept={**found.kept, **kept}), policy, listed)
 
 
 def shown(found: Graph, name: str) -> list[str]:
-    return [" ─▶ ".join((chain.claim.words, *chain.names)) for chain in found.chains(name)]
+    return [" ─▶ ".join((chain.keeper.words, *chain.names)) for chain in found.chains(name)]
 
 
 # --- chains
 
 
-def test_a_chain_leads_from_each_claim_to_what_is_asked_about() -> None:
+def test_a_chain_leads_from_each_keeper_to_what_is_asked_about() -> None:
     found = graph(
         snapshot(
             {"E": environment("ab", used=OLD), "F": environment("b", used=NOW - 300), "G": environment("c")},
             "abc",
         ),
         {
-            "environments/E": [claim(), claim("process", "7")],
-            "entries/b": [claim("environment-elsewhere", "/srv/film")],
+            "environments/E": [keeper(), keeper("process", "7")],
+            "entries/b": [keeper("external", "/srv/film")],
         },
     )
     assert shown(found, "entries/b") == [
-        "environment-elsewhere /srv/film ─▶ entries/b",
+        "external /srv/film ─▶ entries/b",
         "root film ─▶ environments/E ─▶ entries/b",
         "process 7 ─▶ environments/E ─▶ entries/b",
         "used 5 minutes ago, due in 12 minutes ─▶ environments/F ─▶ entries/b",
@@ -115,7 +115,7 @@ def test_a_budget_is_mentioned_where_it_may_come_first() -> None:
 
 def test_something_is_due_when_the_last_that_keeps_it_ends() -> None:
     states = {"E": environment("a", used=NOW - 500), "F": environment("ab", used=NOW - 200)}
-    found = graph(snapshot(states, "ab"), {"environments/E": [claim("lease", "x", until=NOW + 5000)]})
+    found = graph(snapshot(states, "ab"), {"environments/E": [keeper("lease", "x", until=NOW + 5000)]})
     assert found.due("environments/E") == NOW + 5000
     assert found.due("environments/F") == NOW + 800
     assert found.due("entries/a") == NOW + 5000
@@ -123,7 +123,7 @@ def test_something_is_due_when_the_last_that_keeps_it_ends() -> None:
 
 
 def test_nobody_can_tell_when_a_pin_ends() -> None:
-    found = graph(snapshot({"E": environment("a", used=OLD)}, "a"), {"environments/E": [claim()]})
+    found = graph(snapshot({"E": environment("a", used=OLD)}, "a"), {"environments/E": [keeper()]})
     assert found.due("environments/E") is found.due("entries/a") is None
 
 
@@ -134,7 +134,7 @@ def test_the_soonest_comes_first_and_what_somebody_keeps_last() -> None:
         "G": environment("", used=NOW - 500),
         "H": environment("", used=OLD),
     }
-    found = graph(snapshot(states, "ab"), {"environments/E": [claim()], "entries/b": [claim(name="song")]})
+    found = graph(snapshot(states, "ab"), {"environments/E": [keeper()], "entries/b": [keeper(name="song")]})
     assert [(each.name, each.due, each.why) for each in due(found, {"environments/H"})] == [
         ("environments/G", NOW + 500, ("used 8 minutes ago, due in 8 minutes",)),
         ("environments/F", NOW + 800, ("used 3 minutes ago, due in 13 minutes",)),
@@ -153,7 +153,7 @@ def test_with_a_root_goes_what_only_it_keeps() -> None:
             snapshot(states, "abc", locks="KL", requests={"q": ("K", OLD), "r": ("L", OLD)}),
             inputs={"x": ("E", OLD, 0.0), "y": ("F", OLD, 0.0)},
         ),
-        {"environments/E": [claim()], "entries/c": [claim(), claim("lease", "x")]},
+        {"environments/E": [keeper()], "entries/c": [keeper(), keeper("lease", "x")]},
     )
     assert found.alone(sources=[("root", "film")]) == {
         "environments/E", "entries/a", "locks/K", "requests/q", "inputs/x",
@@ -207,7 +207,7 @@ ROOTS = st.dictionaries(
     st.sampled_from(
         ["environments/E", "environments/F", "environments/G", "entries/a", "entries/b", "locks/K", "locks/L"]
     ),
-    st.lists(st.builds(claim, name=st.sampled_from(["film", "song"])), min_size=1, max_size=2, unique=True),
+    st.lists(st.builds(keeper, name=st.sampled_from(["film", "song"])), min_size=1, max_size=2, unique=True),
 )
 
 
@@ -228,8 +228,8 @@ def old(found: Snapshot) -> Snapshot:
     )
 
 
-def with_claims(found: Snapshot, claims: Mapping[str, list[Claim]]) -> Snapshot:
-    return replace(found, kept={name: tuple(each.words for each in held) for name, held in claims.items()})
+def with_keepers(found: Snapshot, keepers: Mapping[str, list[Keeper]]) -> Snapshot:
+    return replace(found, kept={name: tuple(each.words for each in held) for name, held in keepers.items()})
 
 
 def less(found: Snapshot, gone: set[str]) -> Snapshot:
@@ -242,25 +242,25 @@ def less(found: Snapshot, gone: set[str]) -> Snapshot:
     return replace(found, **{part: left(part) for part in names})  # type: ignore[arg-type]
 
 
-@given(found=SNAPSHOTS, claims=ROOTS)
+@given(found=SNAPSHOTS, keepers=ROOTS)
 def test_what_goes_with_a_root_is_what_a_collection_takes_without_it(
-    found: Snapshot, claims: dict[str, list[Claim]]
+    found: Snapshot, keepers: dict[str, list[Keeper]]
 ) -> None:
-    aged = with_claims(old(found), claims)
+    aged = with_keepers(old(found), keepers)
     settled = less(aged, removed(decide(aged, NOTHING_YOUNG)))
-    rest = {name: [each for each in held if each.name != "film"] for name, held in claims.items()}
-    without = with_claims(settled, {name: held for name, held in rest.items() if held})
+    rest = {name: [each for each in held if each.name != "film"] for name, held in keepers.items()}
+    without = with_keepers(settled, {name: held for name, held in rest.items() if held})
     expected = removed(decide(without, NOTHING_YOUNG))
-    assert graph(settled, claims, NOTHING_YOUNG).alone(sources=[("root", "film")]) == expected
+    assert graph(settled, keepers, NOTHING_YOUNG).alone(sources=[("root", "film")]) == expected
 
 
-@given(found=SNAPSHOTS, claims=ROOTS)
+@given(found=SNAPSHOTS, keepers=ROOTS)
 def test_what_goes_with_an_environment_is_what_a_collection_takes_after_it(
-    found: Snapshot, claims: dict[str, list[Claim]]
+    found: Snapshot, keepers: dict[str, list[Keeper]]
 ) -> None:
-    aged = with_claims(old(found), claims)
+    aged = with_keepers(old(found), keepers)
     settled = less(aged, removed(decide(aged, NOTHING_YOUNG)))
     assume("E" in settled.environments)
     expected = removed(decide(less(settled, {"environments/E"}), NOTHING_YOUNG))
-    gone = graph(settled, claims, NOTHING_YOUNG).alone(environments=["environments/E"])
+    gone = graph(settled, keepers, NOTHING_YOUNG).alone(environments=["environments/E"])
     assert gone == {"environments/E", *expected}

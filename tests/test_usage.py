@@ -16,7 +16,7 @@ from support.crash import base, compile_entry, make_environment, wheel_digest
 from support.elf import elf_bytes
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs
-from vrfstore.gc import claims, roots, sizes, sweep, usage
+from vrfstore.gc import keepers, roots, sizes, sweep, usage
 from vrfstore.gc.policy import Policy
 from vrfstore.gc.usage import By, Row, Table, Usage
 from vrfstore.linker.composing import composed
@@ -103,7 +103,7 @@ class World:
         return report.freed
 
     def table(self, by: By) -> Table:
-        graph = claims.graph(claims.look(self.store, EVERYTHING), EVERYTHING)
+        graph = keepers.read(keepers.look(self.store, EVERYTHING), EVERYTHING)
         found = usage.table(graph, usage.measure(self.store), by)
         exclusive = sum(row.exclusive for row in found.rows)
         assert found.total == sizes.size_of(self.store.root)
@@ -246,7 +246,7 @@ def test_holders_are_what_lives_with_why_and_how_much(world: World) -> None:
     entry = world.entry("third", single)
     world.environment(None, world.wheel("dead"))
     time.sleep(0.01)
-    graph = claims.graph(claims.look(world.store, EVERYTHING), EVERYTHING)
+    graph = keepers.read(keepers.look(world.store, EVERYTHING), EVERYTHING)
     found = usage.holders(graph, usage.measure(world.store))
     assert [(holder.what, holder.why) for holder in found] == [
         (f"environments/{first}", ("root first (pin)",)),

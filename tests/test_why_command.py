@@ -16,7 +16,7 @@ from support.crash import make_environment, tree
 from support.wheels import WheelSpec, build_wheel
 from test_usage import couple
 from vrfstore import fs
-from vrfstore.gc import claims, roots, sizes, sweep
+from vrfstore.gc import keepers, roots, sizes, sweep
 from vrfstore.gc.policy import Policy
 from vrfstore.store import externals, leases
 from vrfstore.store.machine import Machine
@@ -100,7 +100,7 @@ def test_every_reason_stands_below_what_refers_to_it(world: World, command: Comm
     }
     contents = {pinned: "apple 1.0, pear 1.0", recent: "apple 1.0", dead: "apple 1.0, plum 1.0"}
     expected = [
-        f"├── environment elsewhere {tmp_path / 'mine'}",
+        f"├── external environment {tmp_path / 'mine'}",
         "├── published 0 seconds ago, due in 24 hours",
     ]
     for environment in (first, second):
@@ -138,8 +138,8 @@ def test_what_counts_as_recent_is_configured(
     world: World, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = world.environment("apple", used=3 * DAY)
-    configure(monkeypatch, tmp_path, 'max-age = "5d"\nmin-free = "1%"')
-    expected = "used 3 days ago, due in 2 days, or when the budget asks for it"
+    configure(monkeypatch, tmp_path, 'max-age = "9d"\nmin-free = "1%"')
+    expected = "used 3 days ago, due in 6 days, or when the budget asks for it"
     assert command("why", environment).out.splitlines()[1] == f"└── {expected}"
     configure(monkeypatch, tmp_path, 'max-age = "2d"')
     assert "nothing keeps it" in command("why", environment).out
@@ -249,7 +249,7 @@ def test_an_environment_elsewhere_says_what_it_keeps(world: World, command: Comm
         externals.register(world.store.layout, lease, known)
     for given in (place, os.path.relpath(place)):
         assert command("why", given).out.splitlines() == [
-            f"environment elsewhere {place} keeps",
+            f"external environment {place} keeps",
             f"└── entry {entry}",
         ]
 
@@ -289,7 +289,7 @@ def test_what_is_without_a_chain_is_what_a_gc_takes(world: World) -> None:
     world.environment("pear", "plum")
     with leases.take(world.store.layout, digests=[world.store.plan(world.entry("plum")).reference.digest]):
         time.sleep(0.01)
-        graph = claims.graph(claims.look(world.store, EVERYTHING), EVERYTHING)
+        graph = keepers.read(keepers.look(world.store, EVERYTHING), EVERYTHING)
         kept = {name for name in graph if graph.chains(name)}
         sweep.collect(world.store, EVERYTHING)
     there = {f"environments/{name}" for name in world.store.environments()}

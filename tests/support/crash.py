@@ -49,16 +49,21 @@ kills: dict[str, tuple[int, int]] = {}
 """By test: how many times something was killed, and how many steps there were to kill it at."""
 
 
-def arm(point: int) -> Callable[[], int]:
+def arm(point: int, reach: Callable[[], None] | None = None) -> Callable[[], int]:
     """Let this process be killed at its ``point``-th step from now; never for 0.
 
     A step is the moment before a system call that changes something, announced to ``fs.on_effect`` or not, or
     the middle of a write.
 
+    Args:
+        point: Which.
+        reach: Is done there instead of being killed.
+
     Returns:
         What disarms it again, and returns how many steps there were.
     """
     sys.dont_write_bytecode = True
+    reached = die if reach is None else reach
     steps = itertools.count(1)
     seen = 0
     armed = True
@@ -72,13 +77,14 @@ def arm(point: int) -> Callable[[], int]:
     def audit(event: str, details: tuple[object, ...]) -> None:
         creates = event == "open" and isinstance(details[2], int) and details[2] & os.O_CREAT
         if (creates or event in _CHANGES) and last():
-            die()
+            reached()
 
     def write(call: Callable[..., int], descriptor: int, data: memoryview, *offset: int) -> int:
+        done = 0
         if last():
-            call(descriptor, data[: len(data) // 2], *offset)
-            die()
-        return call(descriptor, data, *offset)
+            done = call(descriptor, data[: len(data) // 2], *offset)
+            reached()
+        return done + call(descriptor, data[done:], *(position + done for position in offset))
 
     def disarm() -> int:
         nonlocal armed
@@ -123,9 +129,46 @@ def _run_until(point: int, action: Callable[[], object]) -> int | None:
     return int(answer)
 
 
-def sampled(steps: int) -> list[int]:
-    """Return at which of so many steps, counted from 1, to kill: at all of them, or at some and the last ones."""
-    stride = 1 if every_step else max(1, -(-steps // SAMPLE))
+class Paused:
+    """A process that has been stopped in the middle of something."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    def kill(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+    def go_on(self) -> None:
+        os.kill(self._pid, signal.SIGCONT)
+        _, status = os.waitpid(self._pid, 0)
+        assert status == 0, "it failed, see its traceback"
+
+
+def paused_at(point: int, action: Callable[[], object]) -> Paused | None:
+    """Run an action in a process that is stopped at its ``point``-th step, see ``arm``; None if it had none such."""
+
+    def doomed() -> None:
+        disarm = arm(point, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+        action()
+        disarm()
+
+    pid = _fork(doomed)
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    if os.WIFSTOPPED(status):
+        return Paused(pid)
+    assert status == 0, "it failed, see its traceback"
+    return None
+
+
+def sampled(steps: int, most: int = SAMPLE) -> list[int]:
+    """Return at which of so many steps, counted from 1, to kill: at all of them, or at some and the last ones.
+
+    Args:
+        steps: How many there are.
+        most: At about how many, where not all are wanted.
+    """
+    stride = 1 if every_step else max(1, -(-steps // most))
     return sorted({*range(1, steps + 1, stride), *range(max(1, steps - 2), steps + 1)})
 
 
@@ -273,6 +316,22 @@ def dangling(directory: str) -> list[str]:
             except PermissionError:  # somewhere that this user may not look
                 continue
     return found
+
+
+def reachable(environment: str | Path) -> frozenset[str]:
+    """Return the paths of everything in an environment, through all links, but for what a kill left on its way.
+
+    Raises:
+        FileNotFoundError: One leads nowhere.
+    """
+    found = set()
+    for parent, directories, files in os.walk(environment, followlinks=True):
+        for name in (*directories, *files):
+            path = os.path.join(parent, name)
+            if not name.startswith(".vrfstore-"):
+                os.stat(path)
+                found.add(os.path.relpath(path, environment))
+    return frozenset(found)
 
 
 @functools.cache

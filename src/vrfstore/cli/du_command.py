@@ -45,7 +45,7 @@ def command(default_store: str | None, by: By, store: str | None, *, everything:
     """Show who takes how much of the disk.
 
     What is exclusive comes back when the row goes alone, once the grace is over; what is shared is used by others too.
-    Every inode counts once, by its blocks; the total is what the store occupies. Environments elsewhere count for
+    Every inode counts once, by its blocks; the total is what the store occupies. External environments count for
     what they use of the store.
     """
     from vrfstore.runner import explaining  # noqa: PLC0415 - not for help

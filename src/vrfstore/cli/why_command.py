@@ -36,7 +36,7 @@ def command(default_store: str | None, target: str, store: str | None, *, as_jso
     """Show what keeps something from gc, and until when.
 
     Below what was asked about stand those that refer to it, and at the ends what keeps these: roots, leases,
-    processes, environments elsewhere, a recent use. NAME may be that of a package, a root or a lock, or the path of an
+    processes, external environments, a recent use. NAME may be that of a package, a root or a lock, or the path of an
     environment. What counts as recent vrfstore.toml says, as for a gc to which nothing is said.
     """
     from vrfstore.runner import explaining  # noqa: PLC0415 - not for help
@@ -74,12 +74,12 @@ def _to_json(answer: Answer) -> dict[str, object]:
 
 
 def _chain_to_json(chain: Chain) -> dict[str, object]:
-    claim = chain.claim
+    keeper = chain.keeper
     return {
-        "kind": claim.kind,
-        "name": claim.name,
-        "words": claim.words,
-        "until": None if claim.until is None else render.moment(claim.until),
+        "kind": keeper.kind,
+        "name": keeper.name,
+        "words": keeper.words,
+        "until": None if keeper.until is None else render.moment(keeper.until),
         "path": list(chain.names),
     }
 
@@ -114,7 +114,7 @@ def _branches(found: Explained, packages: Mapping[str, Sequence[str]]) -> _Branc
         below = branches
         for name in reversed(chain.names[:-1]):
             below = below.setdefault(_shown(name, packages), {})
-        below[chain.claim.words] = {}
+        below[chain.keeper.words] = {}
     for name in found.going:
         branches[f"{_shown(name, packages)}: nothing keeps it, the next gc takes it"] = {}
     if found.members:

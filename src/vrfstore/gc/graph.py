@@ -1,10 +1,10 @@
 """Who keeps what, and until when: a pure reading of what was found, as ``policy`` decides on it.
 
-A *claim* keeps something by itself; a *chain* leads from a claim, over references, to what was asked about::
+A *keeper* keeps something by itself; a *chain* leads from a keeper, over references, to what was asked about::
 
     root nightly ─▶ environments/8b06… ─▶ entries/52a0…-numpy-2.4.1
     used 3 days ago ─▶ environments/1f0c… ─▶ entries/52a0…-numpy-2.4.1
-    environment elsewhere /srv/report/.venv ─▶ entries/52a0…-numpy-2.4.1
+    external environment /srv/report/.venv ─▶ entries/52a0…-numpy-2.4.1
 
 What has no chain goes with the next collection, and what a collection without a budget leaves has one.
 """
@@ -19,27 +19,25 @@ from typing import Literal, get_args
 
 from vrfstore.gc.policy import EnvironmentState, Policy, Snapshot, age, limit
 
-__all__ = ["Chain", "Claim", "Graph", "Kind", "Source", "distribution"]
+__all__ = ["Chain", "Graph", "Keeper", "Kind", "Source", "distribution"]
 
-Kind = Literal[
-    "root", "environment-elsewhere", "lease", "process", "use", "young", "memo", "unreadable", "other"
-]
-"""What a claim is: the first four are somebody's, the next three end by themselves, ``unreadable`` is something of
+Kind = Literal["root", "external", "lease", "process", "use", "young", "memo", "unreadable", "other"]
+"""What a keeper is: the first four are somebody's, the next three end by themselves, ``unreadable`` is something of
 which nobody knows what it refers to."""
 
 Source = tuple[Kind, str]
-"""Whose a claim is: its kind and name."""
+"""Who a keeper is: its kind and name."""
 
 _OF_AGE = frozenset({"use", "young", "memo"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
+class Keeper:
     """Why something stays that nothing else has to refer to.
 
     Attributes:
         kind: See ``Kind``.
-        name: Who: of a root its name, of an environment elsewhere its path, of a lease its file name, of a process its
+        name: Who: of a root its name, of an external environment its path, of a lease its file name, of a process its
             number; else what it is about.
         words: The same for people.
         until: When it ends by itself, seconds since the epoch; None where nobody can tell.
@@ -52,7 +50,7 @@ class Claim:
 
     @property
     def source(self) -> Source:
-        """Whose it is."""
+        """Who it is, whatever it keeps."""
         return self.kind, self.name
 
 
@@ -61,11 +59,11 @@ class Chain:
     """One reason why something stays.
 
     Attributes:
-        claim: Where it begins.
-        names: What the claim keeps, what that refers to, and so on to what was asked about.
+        keeper: Where it begins.
+        names: What the keeper keeps, what that refers to, and so on to what was asked about.
     """
 
-    claim: Claim
+    keeper: Keeper
     names: tuple[str, ...]
 
 
@@ -77,32 +75,32 @@ def distribution(entry: str) -> tuple[str, str]:
 
 
 class Graph:
-    """The references that were found, and the claims on them.
+    """The references that were found, and what keeps things by itself.
 
     Names are ``environments/<directory>``, ``entries/<directory>`` and ``locks/<digest>``.
 
     Args:
         snapshot: What was found.
         policy: What the operator wants; a budget has no say here.
-        claims: What roots, leases, processes and environments elsewhere keep, by name.
+        keepers: What roots, leases, processes and external environments keep, by name.
     """
 
-    def __init__(self, snapshot: Snapshot, policy: Policy, claims: Mapping[str, Sequence[Claim]]) -> None:
+    def __init__(self, snapshot: Snapshot, policy: Policy, keepers: Mapping[str, Sequence[Keeper]]) -> None:
         self._snapshot = snapshot
         self._policy = policy
-        self._claims = {name: tuple(found) for name, found in claims.items()}
+        self._keepers = {name: tuple(found) for name, found in keepers.items()}
         for name, words in snapshot.kept.items():
-            # Whatever a scan knows and the claims do not; nothing that stays is without a reason.
-            if not self._claims.get(name):
-                self._claims[name] = tuple(Claim(kind="other", name=each, words=each) for each in words)
+            # Whatever a scan knows and the keepers do not; nothing that stays is without a reason.
+            if not self._keepers.get(name):
+                self._keepers[name] = tuple(Keeper(kind="other", name=each, words=each) for each in words)
         self._blankets = [
-            (time, Claim(kind="unreadable", name=why, words=why))
+            (time, Keeper(kind="unreadable", name=why, words=why))
             for why, time in (*((why, math.inf) for why in snapshot.keep_all), *snapshot.keep_before.items())
         ]
         self._sources: dict[Source, set[str]] = defaultdict(set)
-        for name, found in self._claims.items():
-            for claim in found if name in self else ():
-                self._sources[claim.source].add(name)
+        for name, found in self._keepers.items():
+            for keeper in found if name in self else ():
+                self._sources[keeper.source].add(name)
         self._referrers: dict[str, list[str]] = defaultdict(list)
         for environment, state in snapshot.environments.items():
             for entry in state.entries or ():
@@ -113,7 +111,7 @@ class Graph:
         self._inputs: dict[str, list[str]] = defaultdict(list)
         for digest, (environment, _, _) in snapshot.inputs.items():
             self._inputs[environment].append(digest)
-        self._memos: dict[str, list[Claim]] = defaultdict(list)
+        self._memos: dict[str, list[Keeper]] = defaultdict(list)
         for digest, (lock, written) in snapshot.requests.items():
             self._memos[lock].append(self._aging("memo", digest, written, policy.max_age))
         self._due: dict[str, float | None] = {}
@@ -156,16 +154,16 @@ class Graph:
         """Return the directory names of the entries of an environment by its directory name, sorted."""
         return tuple(sorted(self._snapshot.environments[environment].entries or ()))
 
-    def claims_on(self, name: str) -> tuple[Claim, ...]:
+    def keepers_of(self, name: str) -> tuple[Keeper, ...]:
         """Return what keeps something by itself, the surest first."""
         order = get_args(Kind).index
-        return tuple(sorted((*self._sure(name), *self._aged(name)), key=lambda claim: order(claim.kind)))
+        return tuple(sorted((*self._sure(name), *self._aged(name)), key=lambda keeper: order(keeper.kind)))
 
     def chains(self, name: str) -> tuple[Chain, ...]:
         """Return every reason why something stays; none where the next collection takes it."""
-        found = [Chain(claim, (name,)) for claim in self.claims_on(name)]
+        found = [Chain(keeper, (name,)) for keeper in self.keepers_of(name)]
         for environment in self.referrers(name):
-            found += [Chain(claim, (environment, name)) for claim in self.claims_on(environment)]
+            found += [Chain(keeper, (environment, name)) for keeper in self.keepers_of(environment)]
         return tuple(found)
 
     def due(self, name: str) -> float | None:
@@ -175,14 +173,14 @@ class Graph:
             Seconds since the epoch, not before ``began``; None where that depends on somebody.
         """
         if name not in self._due:
-            times = [claim.until for claim in self.claims_on(name)]
+            times = [keeper.until for keeper in self.keepers_of(name)]
             times += [self.due(environment) for environment in self.referrers(name)]
             known = [time for time in times if time is not None]
             self._due[name] = max([self.began, *known]) if len(known) == len(times) else None
         return self._due[name]
 
     def sources(self) -> dict[Source, tuple[str, ...]]:
-        """Return for everybody who claims something what that is; what is unreadable claims nothing in particular."""
+        """Return what everybody keeps; what is unreadable keeps nothing in particular."""
         return {source: tuple(sorted(names)) for source, names in self._sources.items()}
 
     def closure(self, names: Iterable[str]) -> frozenset[str]:
@@ -198,10 +196,10 @@ class Graph:
         return frozenset(found)
 
     def alone(self, *, sources: Collection[Source] = (), environments: Iterable[str] = ()) -> frozenset[str]:
-        """Return what goes, once it is of age, when some claims go, or environments, and everything else stays.
+        """Return what goes, once it is of age, when some keepers go, or environments, and everything else stays.
 
         Args:
-            sources: Whose claims go.
+            sources: The keepers that go.
             environments: ``environments/<directory>`` that go whatever keeps them.
 
         Returns:
@@ -234,42 +232,42 @@ class Graph:
         yield from (f"environments/{each}" for each in self._referrers.get(f"locks/{lock}", ()))
 
     def _is_free(self, name: str, sources: Collection[Source]) -> bool:
-        """Whether nobody else's claim is on something that is there."""
-        return name in self and all(claim.source in sources for claim in self._sure(name))
+        """Whether something is there, and nobody else keeps it by itself."""
+        return name in self and all(keeper.source in sources for keeper in self._sure(name))
 
     def _made(self, name: str) -> float | None:
         part, _, rest = name.partition("/")
         return (self._snapshot.entries if part == "entries" else self._snapshot.locks).get(rest)
 
-    def _sure(self, name: str) -> Iterator[Claim]:
-        """Yield the claims that time does not end."""
+    def _sure(self, name: str) -> Iterator[Keeper]:
+        """Yield the keepers that time does not end."""
         part, _, directory = name.partition("/")
         made = None if part == "environments" else self._made(name)
-        yield from (claim for time, claim in self._blankets if made is None or made <= time)
-        yield from self._claims.get(name, ())
+        yield from (keeper for time, keeper in self._blankets if made is None or made <= time)
+        yield from self._keepers.get(name, ())
         if part == "environments" and not self._snapshot.environments[directory].readable:
-            yield Claim(kind="unreadable", name=name, words="its record cannot be read")
+            yield Keeper(kind="unreadable", name=name, words="its record cannot be read")
 
-    def _aged(self, name: str) -> Iterator[Claim]:
-        """Yield the claims that time ends, and that it has not ended."""
+    def _aged(self, name: str) -> Iterator[Keeper]:
+        """Yield the keepers that time ends, and that it has not ended."""
         part, _, directory = name.partition("/")
         if part == "environments":
             state = self._snapshot.environments[directory]
             if state.readable:
-                claims = [self._aging("use", directory, state.last_use, limit(state, self._policy), state)]
+                keepers = [self._aging("use", directory, state.last_use, limit(state, self._policy), state)]
             else:
-                claims = []
+                keepers = []
         else:
             made = self._made(name)
-            claims = list(self._memos.get(directory, ())) if part == "locks" else []
+            keepers = list(self._memos.get(directory, ())) if part == "locks" else []
             if made is not None:
-                claims.append(self._aging("young", directory, made, self._policy.grace))
-        yield from (claim for claim in claims if claim.until is not None and claim.until >= self.began)
+                keepers.append(self._aging("young", directory, made, self._policy.grace))
+        yield from (keeper for keeper in keepers if keeper.until is not None and keeper.until >= self.began)
 
     def _aging(
         self, kind: Kind, name: str, since: float, seconds: float, state: EnvironmentState | None = None
-    ) -> Claim:
-        """Return a claim that counts for some seconds."""
+    ) -> Keeper:
+        """Return a keeper that keeps for some seconds."""
         until = since + seconds
         passed = age(self.began - since)
         left = f"due in {age(until - self.began)}"
@@ -283,4 +281,4 @@ class Graph:
                 words += " (there is a later generation)"
             if self._policy.has_budget and self.began - since > self._policy.grace:
                 words += ", or when the budget asks for it"
-        return Claim(kind=kind, name=name, words=words, until=until)
+        return Keeper(kind=kind, name=name, words=words, until=until)

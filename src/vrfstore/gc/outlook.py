@@ -50,5 +50,7 @@ def _prospects(graph: Graph, going: Collection[str]) -> Iterator[Prospect]:
         if listed and name not in going:
             when = graph.due(name)
             # Where it depends on somebody, what ends by itself says nothing.
-            claims = (claim for claim in graph.claims_on(name) if when is not None or claim.until is None)
-            yield Prospect(name=name, due=when, why=tuple(dict.fromkeys(claim.words for claim in claims)))
+            keepers = (
+                keeper for keeper in graph.keepers_of(name) if when is not None or keeper.until is None
+            )
+            yield Prospect(name=name, due=when, why=tuple(dict.fromkeys(keeper.words for keeper in keepers)))

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field, replace
 from vrfstore import fs
 from vrfstore.errors import BusyError
 from vrfstore.gc import absence, runtime, scan, sizes
-from vrfstore.gc.policy import Collection, Policy, decide, excess
+from vrfstore.gc.graph import distribution
+from vrfstore.gc.policy import Collection, Policy, Snapshot, decide, excess
 from vrfstore.store import ballast, condemned
 from vrfstore.store.externals import Registration
 from vrfstore.store.holds import hold
@@ -42,6 +43,9 @@ _AGAIN = 1.0
 
 _ROUNDS = 5
 """How often a run decides anew where things were claimed that a budget counted on."""
+
+_TOLD = 16
+"""Of how many environments a report says what was in them."""
 
 _SUFFIXES = {"locks": ".toml"}
 _LOG_AGE = 7 * 86400.0
@@ -63,6 +67,7 @@ class Report:
         entries_kept: How many entries stay.
         problems: What could not be read, or removed, in words.
         forgotten: Paths of environments of people's own that are gone for good, and keep nothing any more.
+        contents: The names of the distributions that were in the first environments that went, by directory name.
         missing: Bytes over budget that are in use.
         stopped: ``time`` or ``freed`` where the run ended before its work, by ``max_seconds`` or ``max_freed``.
         used: Bytes that the store occupies; None where nobody asked.
@@ -80,6 +85,7 @@ class Report:
     entries_kept: int
     problems: tuple[str, ...]
     forgotten: tuple[str, ...] = ()
+    contents: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     missing: int = 0
     stopped: str = ""
     used: int | None = None
@@ -100,7 +106,8 @@ def preview(store: Store, policy: Policy) -> Report:
     view = _view(store, policy, forgotten=lost.gone)
     used, wanted = _measure(store, policy)
     ledger = sizes.Weighing(store.layout, already=(*left.trees, *left.files))
-    plan = decide(view.snapshot(), policy, ledger=ledger, wanted=wanted)
+    found = view.snapshot()
+    plan = decide(found, policy, ledger=ledger, wanted=wanted)
     files = list(_files(store, plan, policy))
     locks = [f"locks/{name}{_SUFFIXES['locks']}" for name in plan.locks]
     for path in files:
@@ -114,9 +121,10 @@ def preview(store: Store, policy: Policy) -> Report:
         leftovers=len(left.trees) + len(left.files),
         records=len(files) + len(locks),
         forgotten=tuple(known.path for known in lost.gone),
+        contents=dict(_contents(found, plan.environments)),
         freed=ledger.freed,
         kept=plan.reasons,
-        entries_kept=len(view.snapshot().entries) - len(plan.entries),
+        entries_kept=len(found.entries) - len(plan.entries),
         problems=(*view.problems, *_untold(lost)),
         missing=0 if plan.enough else max(wanted - ledger.freed, 0),
         stopped="freed" if plan.enough else "",
@@ -169,6 +177,12 @@ def _untold(lost: absence.Absence) -> Iterator[str]:
         )
 
 
+def _contents(found: Snapshot, environments: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for name in environments[:_TOLD]:
+        entries = found.environments[name].entries or ()
+        yield name, tuple(sorted(distribution(entry)[0] for entry in entries))
+
+
 def _measure(store: Store, policy: Policy) -> tuple[int | None, int]:
     """Return the bytes that the store occupies, where they have a say, and those that have to come back."""
     used = None if policy.max_size is None else sizes.size_of(store.root)
@@ -204,8 +218,11 @@ class _Sweep:
         environments: list[str] = []
         entries: list[str] = []
         records = 0
+        contents: dict[str, tuple[str, ...]] = {}
         for _ in range(_ROUNDS):
-            plan = self._decide(view, wanted)
+            found = view.snapshot()
+            plan = self._decide(found, wanted)
+            contents |= _contents(found, plan.environments)
             gone = self._batches(view, "environments", plan.environments)
             went = self._batches(view, "entries", plan.entries)
             records += self._remove(_files(store, plan, policy))
@@ -228,6 +245,7 @@ class _Sweep:
             leftovers=cleared,
             records=records,
             forgotten=tuple(known.path for known in forgotten),
+            contents=contents,
             freed=self._freed.bytes,
             kept=reasons,
             entries_kept=len(store.entries()),
@@ -239,15 +257,15 @@ class _Sweep:
             pauses=tuple(self._pauses),
         )
 
-    def _decide(self, view: scan.View, wanted: int) -> Collection:
+    def _decide(self, found: Snapshot, wanted: int) -> Collection:
         """Decide what goes beside that which has gone already."""
         policy, freed = self._policy, self._freed.bytes
         if not policy.has_budget and policy.max_freed is None:
-            return decide(view.snapshot(), policy)
+            return decide(found, policy)
         if policy.max_freed is not None:
             policy = replace(policy, max_freed=policy.max_freed - freed)
         ledger = sizes.Weighing(self._store.layout)
-        return decide(view.snapshot(), policy, ledger=ledger, wanted=wanted - freed)
+        return decide(found, policy, ledger=ledger, wanted=wanted - freed)
 
     def _out_of_time(self) -> bool:
         limit = self._policy.max_seconds

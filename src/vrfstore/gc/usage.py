@@ -197,7 +197,7 @@ class Row:
     """Something, and what it takes.
 
     Attributes:
-        name: Which: ``environments/<directory>``, the path of an environment elsewhere, or what a root or package is
+        name: Which: ``environments/<directory>``, the path of an external environment, or what a root or package is
             called.
         exclusive: Bytes that come back when it goes alone, once what it leaves behind is of age.
         shared: Bytes of what it uses together with others.
@@ -233,7 +233,7 @@ def table(graph: Graph, usage: Usage, by: By) -> Table:
     Args:
         graph: Who refers to what.
         usage: What everything takes, measured at about the same time.
-        by: What a row is; environments elsewhere are environments.
+        by: What a row is; external environments are environments.
     """
     rows = []
     used: set[str] = set()
@@ -275,7 +275,7 @@ def _of_each(graph: Graph, by: By) -> Iterator[tuple[str, frozenset[str], frozen
         for name in graph:
             if name.startswith("environments/"):
                 yield name, graph.alone(environments=(name,)), graph.closure((name,))
-    kind = "root" if by == "root" else "environment-elsewhere"
+    kind = "root" if by == "root" else "external"
     for source, names in graph.sources().items():
         if source[0] == kind:
             yield source[1], graph.alone(sources=(source,)), graph.closure(names)
@@ -286,7 +286,7 @@ class Holder:
     """Something that stays, why, and what it holds.
 
     Attributes:
-        what: ``environments/<directory>``, ``entries/<directory>``, or the path of an environment elsewhere.
+        what: ``environments/<directory>``, ``entries/<directory>``, or the path of an external environment.
         why: In words.
         exclusive: Bytes that would come back without it alone.
         shared: Bytes of what it uses together with others.
@@ -299,31 +299,31 @@ class Holder:
 
 
 _HOLD_ENTRIES = frozenset({"root", "lease", "process", "unreadable", "other"})
-"""The kinds of claims that hold an entry without an environment that is listed."""
+"""The kinds of keepers that hold an entry without an environment that is listed."""
 
 
 def holders(graph: Graph, usage: Usage) -> list[Holder]:
     """Return what is live, what keeps it, and how much it holds, the largest first.
 
-    Listed are environments, here and elsewhere, and the entries that something other than an environment keeps.
+    Listed are environments, managed and external, and the entries that something other than an environment keeps.
     """
     found = []
     for name in graph:
-        claims = graph.claims_on(name)
-        if name.startswith("environments/") and claims:
-            words = tuple(claim.words for claim in claims)
+        keepers = graph.keepers_of(name)
+        if name.startswith("environments/") and keepers:
+            words = tuple(keeper.words for keeper in keepers)
             gone = graph.alone(environments=(name,))
             found.append(_holder(usage, name, words, gone, graph.closure((name,))))
         elif name.startswith("entries/"):
-            words = tuple(claim.words for claim in claims if claim.kind in _HOLD_ENTRIES)
+            words = tuple(keeper.words for keeper in keepers if keeper.kind in _HOLD_ENTRIES)
             if words:
                 gone = frozenset() if graph.referrers(name) else frozenset((name,))
                 found.append(_holder(usage, name, words, gone, frozenset((name,))))
     for source, names in graph.sources().items():
         kind, path = source
-        if kind == "environment-elsewhere":
+        if kind == "external":
             gone = graph.alone(sources=(source,))
-            found.append(_holder(usage, path, ("an environment elsewhere",), gone, graph.closure(names)))
+            found.append(_holder(usage, path, ("an external environment",), gone, graph.closure(names)))
     return sorted(found, key=lambda holder: (-holder.exclusive, -holder.shared, holder.what))
 
 

@@ -10,7 +10,6 @@ users know from pip.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -29,7 +28,6 @@ from vrfstore.requirements import base as of_base
 from vrfstore.requirements import lockfile, pip, processes
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.credentials import netrc_file
-from vrfstore.requirements.explain import uv_error
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.request import Request
 from vrfstore.requirements.solution import Attempt, Solution, check_hashes, keep_words
@@ -133,6 +131,8 @@ class _Run:
         fs.write_file(found, _preferences({**self._attempt.preferred, **base, **(kept or {})}).encode())
         done = self._run(directory, asked, limits, found, stand_ins=stand_ins, fresh=fresh)
         if done.returncode != 0:
+            from vrfstore.requirements.explain import uv_error  # noqa: PLC0415 - 14 ms that only a failure pays
+
             error = uv_error(done.stderr, self._attempt.explained, request.interpreter)
             error.log = keep_words(done.stderr, self._attempt.log)
             raise error
@@ -203,11 +203,11 @@ class _Run:
             for package in document.get("packages", [])
             if not of_base.is_same_version(base.get(package["name"]), package.get("version"))
         ]
-        import tomli_w  # noqa: PLC0415 - nobody else needs it before there is a lock
-
-        lock_file = LockFile(self._attempt.log, tomli_w.dumps(document | {"packages": packages}))
         solution = lockfile.choose(
-            lock_file, self._request.interpreter, allow_builds=self._request.allow_builds
+            LockFile(self._attempt.log, text),
+            self._request.interpreter,
+            allow_builds=self._request.allow_builds,
+            document=document | {"packages": packages},
         )
         try:
             check_hashes(self._attempt.explained, solution.lock)
@@ -237,6 +237,8 @@ def _named_prereleases(asked: Iterable[Requirement], interpreter: Interpreter) -
 
 def _knows_packages() -> bool:
     """Whether the uv that is installed knows ``--prerelease-package``."""
+    import importlib.metadata  # noqa: PLC0415 - 12 ms, for those who ask for pre-releases
+
     major, minor, *_ = importlib.metadata.version("uv").split(".")
     return (int(major), int(minor)) >= (0, 13)
 
@@ -268,7 +270,7 @@ def _filename(wheel: Mapping[str, Any]) -> str:
 
 def _preferences(versions: Mapping[str, str]) -> str:
     """Return a lock that says nothing but which versions there are."""
-    import tomli_w  # noqa: PLC0415 - as above
+    import tomli_w  # noqa: PLC0415 - nobody else needs it before there is a lock
 
     packages = [{"name": name, "version": version} for name, version in sorted(versions.items())]
     return tomli_w.dumps({"lock-version": "1.0", "created-by": "vrfstore", "packages": packages})

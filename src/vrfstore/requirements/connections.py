@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import urllib.request
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import urllib3
@@ -93,6 +93,10 @@ class _TrustingPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _TrustingAttaching
 
 
+_Security = Literal["none", "verified", "trusting"]
+"""What TLS is there for a connection: none, with certificates that are looked at, or that are not."""
+
+
 class Connections:
     """Connections as pip's configuration wants them; used from several threads.
 
@@ -107,7 +111,8 @@ class Connections:
         self._proxies = {} if settings.no_proxy_env else urllib.request.getproxies()
         self._trusted = frozenset(filter(None, map(_host_and_port, settings.trusted_hosts)))
         self._contexts: dict[bool, ssl.SSLContext] = {}
-        self._pools: dict[tuple[str, bool], urllib3.PoolManager] = {}
+        self._pools: dict[tuple[str, _Security], urllib3.PoolManager] = {}
+        self._ways: dict[tuple[str, str], urllib3.PoolManager] = {}
         self._guard = threading.Lock()
 
     def request(
@@ -149,12 +154,21 @@ class Connections:
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
-        key = (self._proxy(parts), self._is_trusted(parts))
+        place = parts.scheme, parts.netloc
         with self._guard:
-            pool = self._pools.get(key)
-            if pool is None:
-                pool = self._pools[key] = self._new_pool(*key)
-            return pool
+            # Whether a host is asked past the proxy takes a walk through all variables.
+            way = self._ways.get(place)
+            if way is None:
+                way = self._ways[place] = self._new_way(parts)
+            return way
+
+    def _new_way(self, parts: SplitResult) -> urllib3.PoolManager:
+        proxy = self._proxy(parts)
+        key = (proxy, self._security(parts, proxy))
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = self._new_pool(*key)
+        return pool
 
     def _proxy(self, parts: SplitResult) -> str:
         """Return the proxy for a URL; empty for none. One that is configured has no exceptions, as for pip."""
@@ -165,20 +179,30 @@ class Connections:
             return ""
         return self._proxies.get(parts.scheme) or self._proxies.get("all", "")
 
+    def _security(self, parts: SplitResult, proxy: str) -> _Security:
+        if self._is_trusted(parts):
+            return "trusting"
+        # Reading the system's certificates takes as long as fetching ten small wheels.
+        return "verified" if "https" in {parts.scheme, urlsplit(proxy).scheme} else "none"
+
     def _is_trusted(self, parts: SplitResult) -> bool:
         """Whether no certificate is looked at: the host is named without a port, or with the one that is written."""
         host = parts.hostname or ""
         return parts.scheme == "https" and not self._trusted.isdisjoint({(host, None), (host, parts.port)})
 
-    def _new_pool(self, proxy: str, trusted: bool) -> urllib3.PoolManager:  # noqa: FBT001 - private
-        options: dict[str, Any] = {"maxsize": self._most, "ssl_context": self._context(trusted=trusted)}
+    def _new_pool(self, proxy: str, security: _Security) -> urllib3.PoolManager:
+        trusting = security == "trusting"
+        options: dict[str, Any] = {"maxsize": self._most}
+        if security != "none":
+            options["ssl_context"] = self._context(trusted=trusting)
         if proxy:
-            # Whom a host is trusted for says nothing of the way to it.
-            options["proxy_ssl_context"] = self._context(trusted=False)
+            if urlsplit(proxy).scheme == "https":
+                # Whom a host is trusted for says nothing of the way to it.
+                options["proxy_ssl_context"] = self._context(trusted=False)
             pool: urllib3.PoolManager = _proxy_manager(proxy, options)
         else:
             pool = urllib3.PoolManager(**options)
-        pool.pool_classes_by_scheme = {"http": _Pool, "https": _TrustingPool if trusted else _SecurePool}
+        pool.pool_classes_by_scheme = {"http": _Pool, "https": _TrustingPool if trusting else _SecurePool}
         return pool
 
     def _context(self, *, trusted: bool) -> ssl.SSLContext:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -275,7 +274,9 @@ def pip_for(store: Store, interpreter: Interpreter, *, index_url: str = "") -> I
     if isinstance(interpreter, Target):
         yield _own_pip()
         return
-    from packaging.specifiers import SpecifierSet  # noqa: PLC0415 - 20 ms that a hit does not pay
+    import importlib.metadata  # noqa: PLC0415 - 12 ms that only those who start pip pay
+
+    from packaging.specifiers import SpecifierSet  # noqa: PLC0415 - as above
 
     needs = importlib.metadata.metadata("pip")["Requires-Python"] or ""
     if SpecifierSet(needs).contains(interpreter.version, prereleases=True):

@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from vrfstore.errors import PackageIndexError
 from vrfstore.model import Digest, LockedWheel
 from vrfstore.requirements.budget import Budget
-from vrfstore.requirements.patience import parsed
 from vrfstore.requirements.pip import PipSettings
 
 __all__ = ["with_sizes"]
@@ -55,7 +53,10 @@ def _on_disk(wheel: LockedWheel) -> int | None:
 
 def _told(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Budget) -> dict[Digest, int]:
     """Return what servers say (RFC 9110, HEAD): once each, and only where the wheel itself is."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as below
+
     # urllib3 takes 60 ms to import, which only this pays.
+    from vrfstore.requirements.patience import parsed  # noqa: PLC0415
     from vrfstore.requirements.source import BrokenError, Source  # noqa: PLC0415
 
     def ask(wheel: LockedWheel) -> int | None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from packaging.utils import canonicalize_name
 
 from vrfstore.errors import StoreDamagedError, UsageError
-from vrfstore.gc import claims, outlook, sweep, usage
+from vrfstore.gc import outlook, sweep, usage
 from vrfstore.gc.graph import Chain, Graph, distribution
+from vrfstore.gc.keepers import look, read
 from vrfstore.gc.outlook import Prospect
 from vrfstore.gc.policy import Policy
 from vrfstore.gc.sweep import Report
@@ -110,14 +111,14 @@ def why(store: Store, target: str, wanted: Policy) -> Answer:
     Args:
         store: The store.
         target: An environment, an entry or a lock: its path, its name, or the beginning of one; a distribution, for all
-            its entries; a root; or the path of an environment elsewhere.
+            its entries; a root; or the path of an external environment.
         wanted: The policy of the gc that is to be explained.
 
     Raises:
         UsageError: It is nothing, or the beginning of several things.
     """
-    view = claims.look(store, wanted)
-    graph = claims.graph(view, wanted)
+    view = look(store, wanted)
+    graph = read(view, wanted)
     keepers, names = _find(store, graph, target)
     members = _members(store, graph)
     explained = tuple(_explained(graph, name, members) for name in names)
@@ -137,8 +138,8 @@ def why(store: Store, target: str, wanted: Policy) -> Answer:
 
 def usage_of(store: Store, by: By, wanted: Policy) -> Occupied:
     """Return who takes how much."""
-    view = claims.look(store, wanted)
-    graph = claims.graph(view, wanted)
+    view = look(store, wanted)
+    graph = read(view, wanted)
     table = usage.table(graph, usage.measure(store), by)
     return Occupied(
         table=table,
@@ -149,10 +150,10 @@ def usage_of(store: Store, by: By, wanted: Policy) -> Occupied:
 
 def unused(store: Store, wanted: Policy) -> Unused:
     """Return what the next gc takes, and when the rest becomes due."""
-    view = claims.look(store, wanted)
+    view = look(store, wanted)
     snapshot = view.snapshot()
     report = sweep.preview(store, wanted)
-    graph = claims.graph(view, wanted)
+    graph = read(view, wanted)
     going = {f"environments/{name}" for name in report.environments}
     going |= {f"entries/{name}" for name in report.entries}
     return Unused(
@@ -178,7 +179,7 @@ def _explained(graph: Graph, name: str, members: Mapping[str, tuple[str, ...]]) 
         name=name,
         chains=graph.chains(name),
         due=graph.due(name),
-        going=tuple(each for each in graph.referrers(name) if not graph.claims_on(each)),
+        going=tuple(each for each in graph.referrers(name) if not graph.keepers_of(each)),
         members=members.get(directory, ()),
         composites=tuple(sorted(each for each, found in members.items() if directory in found)),
     )
@@ -205,8 +206,8 @@ def _find(store: Store, graph: Graph, target: str) -> tuple[dict[str, tuple[str,
     for (kind, name), kept in sources.items():
         if kind == "root" and name == target:
             keepers[f"root {name}"] = kept
-        elif kind == "environment-elsewhere" and name in {place, os.path.realpath(target)}:
-            keepers[f"environment elsewhere {name}"] = kept
+        elif kind == "external" and name in {place, os.path.realpath(target)}:
+            keepers[f"external environment {name}"] = kept
     inside = _inside(store.root, place)
     if inside is not None:
         names = [inside] if inside in graph else []

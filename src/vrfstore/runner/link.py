@@ -15,7 +15,6 @@ from dataclasses import replace
 from vrfstore import fs
 from vrfstore import interpreter as probing
 from vrfstore.errors import StoreDamagedError, UsageError
-from vrfstore.linker.into import check_directory
 from vrfstore.model import (
     LinkOptions,
     Requirements,
@@ -133,7 +132,11 @@ def link(  # noqa: PLR0913 - all but the first by keyword
     digests = asked.digests(executable, os.environ, options.identity | policy.identity)
     clock = Clock()
     compile_mode = compile_mode or _compile_mode(os.environ)
-    place = None if into is None else check_directory(opened, os.fspath(into), force=force)
+    place = None
+    if into is not None:
+        from vrfstore.linker.into import check_directory  # noqa: PLC0415 - 20 ms that most links do not pay
+
+        place = check_directory(opened, os.fspath(into), force=force)
     if not policy.again and compile_mode != "eager" and place is None and described is None:
         found, kept = _look_up(opened, digests, keeping)
         if found is not None:

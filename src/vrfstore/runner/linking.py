@@ -12,13 +12,12 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vrfstore import fs
 from vrfstore.errors import NotPermittedError, WheelError
 from vrfstore.linker.compatibility import check_compatible
 from vrfstore.linker.composing import composed
-from vrfstore.linker.into import Asked, Linked, link_into
 from vrfstore.linker.link import environment_key
 from vrfstore.linker.link import link as link_environment
 from vrfstore.linker.plan import Merge, settled
@@ -47,6 +46,9 @@ from vrfstore.store.bytecode import is_compiled
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
+
+if TYPE_CHECKING:
+    from vrfstore.linker.into import Linked
 
 __all__ = ["CompileMode", "Linking"]
 
@@ -251,6 +253,8 @@ class Linking:
         place: str,
         lock: str,
     ) -> _Made:
+        from vrfstore.linker.into import Asked, link_into  # noqa: PLC0415 - 20 ms that most links do not pay
+
         asked = Asked(
             requirements=self._recorded(plans),
             path=os.path.abspath(self.asked.path),
