@@ -11,8 +11,8 @@ as well. Between a large delete and what is measured next there is a pause: a fi
 times slower for a while. ``--full`` adds 100,000 entries: in memory that took 167 s to make and 334 s to collect, and
 thirteen minutes with ``nix-store``; on a disk it takes about 2 million inodes and 6 GB.
 
-Where there is a ``nix-store``, its gc is measured on as many paths with the files of such an entry. Run it on a disk that
-nobody else uses, or in ``/dev/shm``: where others wrote, deleting took 60 times as long.
+Where there is a ``nix-store``, its gc is measured on as many paths with the files of such an entry. Run all this on a
+disk that nobody else uses, or in ``/dev/shm``: where others wrote, deleting took forty to a hundred times as long.
 """
 
 from __future__ import annotations
