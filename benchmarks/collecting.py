@@ -22,7 +22,6 @@ import io
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -231,8 +230,12 @@ def collect(root: str) -> None:
 
 
 def _memory() -> int:
-    """Return the most bytes that this process has had in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the most bytes that this process has had in memory since it began (proc(5)).
+
+    What getrusage(2) says of a process includes that from which it was forked.
+    """
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 class User:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,12 +69,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{subject}: {found}")
 
 
+_WAY_OUT = frozenset(
+    {
+        "ALL_PROXY", "CURL_CA_BUNDLE", "HTTPS_PROXY", "HTTP_PROXY", "NETRC", "NO_PROXY", "REQUESTS_CA_BUNDLE",
+        "SSL_CERT_DIR", "SSL_CERT_FILE",
+    }
+)  # fmt: skip
+"""Variables that say how the network is reached, in either case."""
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the caller's configuration out; tests on the real index keep what it takes to reach it."""
     network = request.node.get_closest_marker("network") is not None
     for name in list(os.environ):
         if name.startswith(("PIP_", "UV_", "VRFSTORE_", "XDG_")) and not (network and name == "PIP_CERT"):
+            monkeypatch.delenv(name)
+        if name.upper() in _WAY_OUT and not network:
             monkeypatch.delenv(name)
     for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "VIRTUAL_ENV", "QUARTO_PYTHON", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
@@ -98,3 +111,25 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     with Index() as served:
         monkeypatch.setenv("PIP_INDEX_URL", served.url)
         yield served
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 and index.example that nobody has signed, and its key, in one file."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl, which makes certificates, is not here")
+    directory = tmp_path_factory.mktemp("tls")
+    both = [directory / "key.pem", directory / "certificate.pem"]
+    words = (
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 "
+        "-addext subjectAltName=IP:127.0.0.1,DNS:index.example "
+        # As its own authority uv does not take it for a server's.
+        "-addext basicConstraints=critical,CA:FALSE"
+    )
+    subprocess.run(
+        [program, *words.split(), "-keyout", both[0], "-out", both[1]], check=True, capture_output=True
+    )
+    whole = directory / "both.pem"
+    whole.write_text("".join(path.read_text() for path in both))
+    return whole

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 import vrfstore
+from support.crash import dangling
 from support.pythons import pythons
+from vrfstore.gc.policy import Policy
+from vrfstore.gc.sweep import collect
 from vrfstore.interpreter import default_executable
 from vrfstore.runner.link import LinkResult
 from vrfstore.runner.run import command_environment
+from vrfstore.store import leases
+from vrfstore.store.machine import Machine
 from vrfstore.store.store import Store
 
 pytestmark = pytest.mark.network
@@ -61,6 +68,35 @@ try:
 finally:
     client.stop_channels()
     manager.shutdown_kernel(now=True)
+"""
+
+
+DETACHED = """
+import os, subprocess
+from jupyter_client.manager import KernelManager
+manager = KernelManager(kernel_name="python3")
+manager.start_kernel(independent=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+client = manager.blocking_client()
+client.start_channels()
+client.wait_for_ready(timeout=60)
+print(manager.provisioner.pid, manager.connection_file, flush=True)
+os._exit(0)
+"""
+"""Starts a kernel that outlives it."""
+
+ASK = """
+import sys
+from jupyter_client import BlockingKernelClient
+client = BlockingKernelClient(connection_file=sys.argv[1])
+client.load_connection_file()
+client.start_channels()
+client.wait_for_ready(timeout=60)
+answers = []
+client.execute_interactive(
+    "import sys, ipykernel.zmqshell; print(sys.prefix)", timeout=60,
+    output_hook=lambda message: answers.append(message["content"].get("text", "")),
+)
+print("".join(answers).strip())
 """
 
 
@@ -158,6 +194,38 @@ def test_the_stack_imports_and_works(linked: LinkResult) -> None:
 def test_a_kernel_starts_from_the_environment_and_runs_a_cell(linked: LinkResult) -> None:
     variables = command_environment(linked, os.environ)
     assert run(linked.python, "-c", KERNEL, environment=variables) == "True"
+
+
+def test_a_kernel_that_outlives_its_command_keeps_its_environment_until_it_ends(
+    tmp_path: Path, store: Store
+) -> None:
+    requirements = tmp_path / "requirements.vrf"
+    requirements.write_text("ipykernel\n")
+    started = run(
+        sys.executable, "-m", "vrfstore", "--store", store.root, "run", str(requirements),
+        "--", "python", "-c", DETACHED,
+    )  # fmt: skip
+    number, _, connection = started.partition(" ")
+    kernel = int(number)
+    everything = Policy(max_age=0, grace=0)
+    try:
+        # The lease has ended with the command: the kernel has not inherited its descriptor.
+        assert not [lease for lease in leases.read(store.layout) if lease.alive]
+        (environment,) = store.environments()
+        time.sleep(0.01)
+        report = collect(store, everything)
+        assert report.kept == {environment: (f"in use by process {kernel}",)}
+        place = store.layout.of("environments", environment)
+        assert dangling(place) == []
+        assert run(f"{place}/bin/python", "-c", ASK, connection) == place
+    finally:
+        os.kill(kernel, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while (found := Machine().process(kernel)) is not None and not found.ended:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert collect(store, everything).environments == (environment,)
+    assert store.entries() == []
 
 
 def test_console_scripts_run(linked: LinkResult) -> None:

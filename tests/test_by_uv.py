@@ -211,6 +211,16 @@ def test_an_index_that_fails_is_asked_as_often_as_pip_is_told(
     assert len(index.requests) in {1 + retries, 2 * (1 + retries)}
 
 
+def test_an_index_that_refuses_us_is_not_one_without_the_package(
+    asked: Asked, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Index([PEARS[0]], credentials=("gardener", "hunter2")) as private:
+        monkeypatch.setenv("PIP_INDEX_URL", private.url)
+        ended = command("link", asked("pear"))
+    assert (ended.code, ended.kind) == (14, "index-unreachable")
+    assert "401" in ended.document["error"]["message"]
+
+
 # --- and the rest
 
 

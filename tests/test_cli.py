@@ -77,6 +77,41 @@ def test_a_hit_is_silent_and_the_short_way_says_the_same(
     assert (whole.returncode, whole.stdout, whole.stderr) == (0, out, "")
 
 
+HEAVY = {
+    "asyncio", "concurrent", "email", "http", "importlib.metadata", "installer", "multiprocessing", "rich", "socket",
+    "ssl", "urllib3", "zipfile", "vrfstore.linker.external", "vrfstore.requirements.explain",
+}  # fmt: skip
+
+IMPORTS = """
+import sys
+from vrfstore.cli.application import run
+code = run(sys.argv[1:])
+print(code, *sorted(sys.modules), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "arguments"),
+    [
+        ("pear>=1\n", ["--isolated", "--resolver", "uv"]),
+        ("# as before\npear\n", ["--isolated"]),
+        ("pear\n", ["--isolated", "--refresh", "--resolver", "uv"]),
+    ],
+    ids=["uv", "known", "refresh"],
+)
+def test_where_nothing_is_fetched_nothing_is_loaded_for_fetching(
+    requirements: str, changed: str, arguments: Sequence[str]
+) -> None:
+    linked = vrfstore("link", requirements, "--isolated", "--resolver", "uv")
+    Path(requirements).write_text(changed)
+    command = [sys.executable, "-c", IMPORTS, "link", requirements, "--quiet", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == linked.stdout
+    code, *loaded = done.stderr.split()
+    assert code == "0"
+    assert {name for name in loaded if HEAVY & {name, name.partition(".")[0]}} == set()
+
+
 QUICK: Sequence[tuple[bool, Sequence[str]]] = [
     (True, ["link", "FILE"]),
     (True, ["--store", "STORE", "link", "FILE"]),

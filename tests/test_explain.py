@@ -862,7 +862,10 @@ def test_an_index_that_fails_is_not_a_package_that_is_missing(
         }
     else:
         assert error.message == f"the package index did not answer: {reason}"
-    wants = "the index wants credentials, or other ones; pip's configuration or ~/.netrc can have them"
+    wants = (
+        "the index wants credentials, or other ones: in its URL in pip's configuration, in ~/.netrc, or in a keyring, "
+        "which is asked only where pip's keyring-provider is import or subprocess"
+    )
     usual = "check the network, the proxy and pip's configuration (pip config list)"
     assert error.hint == (wants if status in {401, 403} else usual)
 

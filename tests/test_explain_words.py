@@ -149,7 +149,10 @@ LATER = "2026-01-01T10:00:00,000 Could not fetch URL https://somebody:****@index
         (
             "401 Client Error: Unauthorized for url: https://index.example/simple/alpha/",
             ": 401 Client Error: Unauthorized",
-            "the index wants credentials, or other ones; pip's configuration or ~/.netrc can have them",
+            (
+                "the index wants credentials, or other ones: in its URL in pip's configuration, in ~/.netrc, "
+                "or in a keyring, which is asked only where pip's keyring-provider is import or subprocess"
+            ),
         ),
     ],
     ids=["no name", "certificate", "proxy", "timeout", "credentials"],

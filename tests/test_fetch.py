@@ -6,9 +6,7 @@ import hashlib
 import logging
 import os
 import random
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,10 +20,12 @@ import vrfstore
 from support.crash import litter
 from support.index import Fault, Index
 from support.wheels import WheelSpec, wheel_bytes, wheel_filename
+from vrfstore import fs
 from vrfstore.errors import CapError, PackageIndexError, ResolutionError, VrfstoreError, WheelError
 from vrfstore.model import Event, LockedWheel, nobody, parse_digest
 from vrfstore.requirements import fetch
 from vrfstore.requirements.budget import Budget, Caps
+from vrfstore.requirements.connections import Connections
 from vrfstore.requirements.fetch import Fetched
 from vrfstore.requirements.patience import Patience
 from vrfstore.requirements.pip import PipSettings
@@ -434,25 +434,6 @@ def test_a_proxy_is_used_with_what_it_wants_to_know(store: Store, monkeypatch: p
 # --- TLS
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that nobody has signed, and its key, in one file."""
-    program = shutil.which("openssl")
-    if program is None:
-        pytest.skip("openssl, which makes certificates, is not here")
-    directory = tmp_path_factory.mktemp("tls")
-    both = [directory / "key.pem", directory / "certificate.pem"]
-    words = (
-        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
-    )
-    subprocess.run(
-        [program, *words.split(), "-keyout", both[0], "-out", both[1]], check=True, capture_output=True
-    )
-    whole = directory / "both.pem"
-    whole.write_text("".join(path.read_text() for path in both))
-    return whole
-
-
 def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(store: Store, certificate: Path) -> None:
     with Index([BIG], certificate=certificate) as index:
         error = failing(store, [locked(index)])
@@ -507,6 +488,59 @@ def test_many_wheels_need_few_connections(store: Store) -> None:
         assert index.connections <= 8
         assert len(index.requests) == 40
         assert fetch.present(store, [locked(index, spec) for spec in specs])[1] == []
+
+
+def test_wheels_that_wait_for_the_disk_keep_no_others_from_being_received_eight_at_a_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [WheelSpec(name=f"seed{number}") for number in range(20)]
+    guard, come = threading.Lock(), threading.Semaphore(0)
+    receiving, most = 0, 0
+    receive, sync = Store.receive, fs.sync_filesystem
+
+    def counted(self: Store, *arguments: Any) -> Any:
+        nonlocal receiving, most
+        with guard:
+            receiving += 1
+            most = max(most, receiving)
+        try:
+            time.sleep(0.02)
+            return receive(self, *arguments)
+        finally:
+            with guard:
+                receiving -= 1
+            come.release()
+
+    def late(*arguments: Any) -> None:
+        # The disk does nothing until all have come.
+        assert all(come.acquire(timeout=5) for _ in specs)
+        monkeypatch.setattr(fs, "sync_filesystem", sync)
+        sync(*arguments)
+
+    monkeypatch.setattr(Store, "receive", counted)
+    monkeypatch.setattr(fs, "sync_filesystem", late)
+    with Index(specs) as index:
+        assert len(fetched(store, [locked(index, spec) for spec in specs])) == len(specs)
+    assert most == 8
+
+
+def test_certificates_are_read_where_there_is_tls_only(
+    served: Index, store: Store, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    original = Connections._new_context
+
+    def noted(self: Connections, *, trusted: bool) -> Any:
+        read.append(1)
+        return original(self, trusted=trusted)
+
+    monkeypatch.setattr(Connections, "_new_context", noted)
+    assert len(fetched(store, [locked(served, spec) for spec in SMALL])) == len(SMALL)
+    assert read == []
+    with Index([BIG], certificate=certificate) as index:
+        settings = replace(SETTINGS, certificate=str(certificate))
+        assert len(fetched(store, [locked(index)], settings=settings)) == 1
+    assert read == [1]
 
 
 # --- caps

@@ -322,15 +322,27 @@ def test_a_process_whose_first_thread_has_ended_is_no_zombie(store: Store) -> No
         process.kill()
 
 
-def test_a_name_with_brackets_and_spaces_confuses_nobody(tmp_path: Path) -> None:
-    program = tmp_path / ") R 1 (x"
-    program.symlink_to("/bin/sleep")
-    with subprocess.Popen([program, "60"]) as process:
-        until = time.monotonic() + 10
-        while b"R 1" not in Path(f"/proc/{process.pid}/stat").read_bytes() and time.monotonic() < until:
-            time.sleep(0.01)
-        assert real(process.pid).start > 1
-        process.kill()
+def a_proc(place: Path, stat: str) -> Machine:
+    """A proc file system that shows one process, number 7."""
+    for name, text in (("self/status", "Name:\tx\nNSpid:\t7\n"), ("self/ns/pid", ""), ("7/stat", stat)):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+    return Machine(str(place))
+
+
+@pytest.mark.parametrize("name", ["sleep", ") R 1 (x", "a b", ")", "Z) Z 1", "\n"])
+def test_a_name_with_brackets_and_spaces_confuses_nobody(tmp_path: Path, name: str) -> None:
+    # As proc_pid_stat(5) has it: fields 3 to 22, of which 20 is the number of threads and 22 the start.
+    fields = f"S 1 7 7 0 -1 4194560 101 0 0 0 0 0 0 0 20 0 1 0 {70} 5767168"
+    assert a_proc(tmp_path, f"7 ({name}) {fields}\n").process(7) == Process(7, 70)
+    assert a_proc(tmp_path, f"7 ({name}) {fields.replace('S', 'Z', 1)}\n").process(7) == Process(
+        7, 70, ended=True
+    )
+
+
+def test_a_process_that_proc_does_not_show_is_not_gone_while_it_can_be_signalled(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        a_proc(tmp_path, "").process(os.getpid())
 
 
 def test_another_boot_ends_the_lease_of_a_process_that_runs(store: Store) -> None:
@@ -437,14 +449,12 @@ def test_a_process_that_is_hidden_is_not_taken_for_gone() -> None:
 
 @pytest.mark.parametrize("stat", ["", "7", "7 (x) S 1", "7 (x) S" + " x" * 40])
 def test_a_proc_that_says_something_else_is_not_believed(tmp_path: Path, stat: str) -> None:
-    for name, text in (("self/status", "Name:\tx\nNSpid:\t7\n"), ("self/ns/pid", ""), ("7/stat", stat)):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+    machine = a_proc(tmp_path, stat)
     with pytest.raises(OSError, match="it says nothing of a process"):
-        Machine(str(tmp_path)).process(7)
+        machine.process(7)
     (tmp_path / "self/status").write_text("Name:\tx\n")
     with pytest.raises(OSError, match="another pid namespace"):
-        Machine(str(tmp_path)).process(7)
+        machine.process(7)
 
 
 def test_a_boot_without_a_name_is_not_known(tmp_path: Path) -> None:

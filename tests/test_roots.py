@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,18 @@ from hypothesis import strategies as st
 
 from support.commands import Command, commands
 from support.crash import each_kill, make_environment, together
+from support.index import Index
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError, UsageError
 from vrfstore.gc import roots
+from vrfstore.gc.policy import Policy
 from vrfstore.gc.roots import MOST, Root
+from vrfstore.gc.sweep import collect
 from vrfstore.model import Lock, LockedWheel
 from vrfstore.requirements import lock as locks
+from vrfstore.requirements.policy import Policy as Asking
+from vrfstore.runner.link import link
 from vrfstore.store import condemned, externals, leases
 from vrfstore.store.externals import Registration
 from vrfstore.store.locked import locked_digests
@@ -189,6 +195,25 @@ def test_who_pins_a_lock_waits_for_its_entries_too(
     monkeypatch.setattr(condemned, "wait_until_clear", lambda _layout, names: waited.append(set(names)))
     roots.add(store, "pin", lock)
     assert waited == [{f"locks/{lock}", f"entries/{entry}"}]
+
+
+def test_what_a_pinned_lock_keeps_can_be_linked_again_without_network(
+    index: Index, store: Store, tmp_path: Path
+) -> None:
+    for name in ("pear", "fig"):
+        index.add(WheelSpec(name=name))
+        (tmp_path / f"{name}.vrf").write_text(f"{name}\n")
+    pear, _ = (link(tmp_path / f"{name}.vrf", store=store) for name in ("pear", "fig"))
+    roots.add(store, "release", pear.lock)
+    time.sleep(0.01)  # what was just made is older than the clock's grain
+    report = collect(store, Policy(max_age=0, grace=0))
+    assert len(report.environments) == 2
+    assert [store.plan(entry).reference.name for entry in store.entries()] == ["pear"]
+    asked = len(index.requests)
+    copy = tmp_path / "pylock.toml"
+    copy.write_bytes(Path(pear.lock).read_bytes())
+    again = link(copy, store=store, policy=Asking(offline=True))
+    assert (again.status, again.environment, len(index.requests)) == ("linked", pear.environment, asked)
 
 
 def test_a_project_keeps_its_newest_environments_and_a_pin_everything(store: Store) -> None:

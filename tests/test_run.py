@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,12 @@ from support.index import Index
 from support.wheels import WheelSpec
 from vrfstore.cli.application import run
 from vrfstore.errors import UsageError
+from vrfstore.gc.policy import Policy
+from vrfstore.gc.sweep import collect
 from vrfstore.model import LinkOptions
 from vrfstore.runner.link import link
 from vrfstore.runner.run import named
+from vrfstore.store import leases
 from vrfstore.store.store import Store
 
 WHERE = ["python", "-c", "import sys; print(sys.prefix)"]
@@ -134,3 +139,58 @@ def test_a_pip_that_the_environment_has_is_run(requirements: Path, store: Store,
     (own / "bin/pip").write_text("#!/bin/sh\necho its own\n")
     (own / "bin/pip").chmod(0o755)
     assert vrfstore(store, own, "--", "pip").stdout == "its own\n"
+
+
+def collected(store: Store) -> tuple[str, ...]:
+    """Return which environments a collection takes that goes by nothing but roots, leases and processes."""
+    time.sleep(0.01)  # what was just made is older than the clock's grain
+    return collect(store, Policy(max_age=0, grace=0)).environments
+
+
+def test_a_frame_that_is_killed_before_it_becomes_the_command_frees_its_lease(
+    requirements: Path, store: Store, managed: Path
+) -> None:
+    for given in (requirements, managed):
+        pid = os.fork()
+        if not pid:
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(os, "execvpe", lambda *_arguments: os.kill(os.getpid(), signal.SIGKILL))
+                run(["--store", store.root, "run", str(given), "--", "true"])
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        (lease,) = leases.read(store.layout)
+        assert (lease.kind, lease.environment, lease.alive) == ("held", managed.name, False)
+        os.unlink(store.layout.of("leases", lease.name))
+    assert collected(store) == (managed.name,)
+
+
+FORKS = """
+import os, sys, time
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+"""A command whose child inherits all its descriptors."""
+
+
+def test_a_lease_goes_to_the_children_that_inherit_it_and_ends_with_the_last(
+    requirements: Path, store: Store, managed: Path
+) -> None:
+    # Neither command line nor variables nor program name the environment: only the lease can keep it.
+    command = ["env", "-i", sys.executable, "-c", FORKS]
+    with subprocess.Popen(
+        [sys.executable, "-m", "vrfstore", "--store", store.root, "run", requirements, "--", *command],
+        stdout=subprocess.PIPE,
+        cwd="/",
+    ) as running:
+        assert running.stdout is not None
+        child = int(running.stdout.readline())
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        assert collected(store) == ()
+        os.kill(child, signal.SIGKILL)
+        running.stdout.read()  # until the child, too, has closed it
+    deadline = time.monotonic() + 10
+    while any(lease.alive for lease in leases.read(store.layout)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert collected(store) == (managed.name,)

@@ -681,16 +681,25 @@ class _Statx:
     @classmethod
     def mount(cls, descriptor: int) -> int | None:
         """Return the number of the mount that an open file was reached by; None where nobody can tell."""
-        import ctypes  # noqa: PLC0415 - 5 ms that only a removal pays
-
         if not cls._loaded:
             cls._loaded = True
-            cls._call = getattr(ctypes.CDLL(None), "statx", None)
+            cls._call = cls._load()
         if cls._call is None:
             return None
+        import ctypes  # noqa: PLC0415
+
         found = ctypes.create_string_buffer(256)
         if cls._call(descriptor, b"", cls._EMPTY_PATH, cls._MOUNT, found) != 0:
             return None
         if not int.from_bytes(found.raw[cls._MASK], sys.byteorder) & cls._MOUNT:
             return None
         return int.from_bytes(found.raw[cls._MOUNT_FIELD], sys.byteorder)
+
+    @staticmethod
+    def _load() -> Callable[[int, bytes, int, int, object], int] | None:
+        try:
+            import ctypes  # noqa: PLC0415 - 5 ms that only a removal pays
+
+            return getattr(ctypes.CDLL(None), "statx", None)
+        except (ImportError, OSError, MemoryError):  # not built, or not allowed to make memory executable
+            return None

@@ -23,9 +23,10 @@ _COMMANDS = {
     "add": "Unpack wheel files into the store.",
     "compile": "Compile bytecode, so that nobody has to while importing.",
     "doctor": "Look at the store and what it stands on; say what to do.",
+    "du": "Show who takes how much of the disk.",
     "env": "Check, heal and copy environments.",
     "export": "Write entries and environments into an archive.",
-    "gc": "Remove what nothing refers to.",
+    "gc": "Remove what nothing refers to, and what is beyond a budget.",
     "import": "Take over entries and environments from an archive.",
     "link": "Make the environment of a requirements file, and print its python.",
     "list": "Show entries and environments.",
@@ -34,6 +35,7 @@ _COMMANDS = {
     "run": "Run a command in the environment of a requirements file.",
     "tree": "Show which package of an environment needs which.",
     "verify": "Find what is not as it was published, and repair it.",
+    "why": "Show what keeps something from gc, and until when.",
 }
 
 
@@ -62,8 +64,8 @@ def application(context: click.Context, store: str | None) -> None:
 
     Exit codes: 0 done, 2 usage, 10 bad requirement, 11 cannot be resolved, 12 not there and not permitted, 13 a cap
     was hit, 14 index or network, 15 busy, 16 disk full, 17 store damaged, 18 a wheel was refused, 19 wheels collide,
-    21 store cannot be used, 22 interpreter unsuitable, 23 drift found, 70 internal error, 130 interrupted, 141 the
-    reader of stdout went away.
+    20 over budget with all that is left in use, 21 store cannot be used, 22 interpreter unsuitable, 23 drift found, 70
+    internal error, 130 interrupted, 141 the reader of stdout went away.
     """
     context.obj = store
 

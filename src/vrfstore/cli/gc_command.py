@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from vrfstore.cli import render
+from vrfstore.cli import gc_report, render
 from vrfstore.cli.asking import TIME
 from vrfstore.cli.options import DURATION, PATH, ROOM, SIZE, json_option, store_option
-from vrfstore.gc.sweep import Report
 from vrfstore.runner import collecting, configuration
 from vrfstore.store.store import Store
 
@@ -112,6 +111,7 @@ def command(
     configured = configuration.read(os.environ).collecting
     opened = Store.open(store or default_store, to_look=dry_run)
     wanted = collecting.policy(configured, **given)
+    metrics = collecting.metrics_path(prometheus, configured, dry_run=dry_run)
     report = collecting.run(
         opened,
         wanted,
@@ -120,64 +120,20 @@ def command(
         on_wait=lambda: render.warn("another gc is at work; waiting for it"),
         host=configured.host,
     )
+    if metrics is not None:
+        collecting.write_metrics(metrics, opened, report)
     for problem in report.problems:
         render.warn(problem)
     over = collecting.over_budget(report)
+    holders = () if over is None else collecting.holders(opened, wanted)
     if as_json:
-        render.print_json(_to_json(report) | ({} if over is None else {"error": render.error_fields(over)}))
+        document = gc_report.to_json(report, holders)
+        render.print_json(document if over is None else document | {"error": render.error_fields(over)})
     else:
-        render.plain(_to_text(report))
+        render.plain(
+            gc_report.to_text(report, max_age=wanted.max_age, holders=holders, packages=report.contents)
+        )
     if over is not None:
         if not as_json:
             render.error(over, as_json=False)
         click.get_current_context().exit(over.exit_code)
-
-
-def _to_json(report: Report) -> dict[str, object]:
-    return {
-        "status": "over-budget" if report.missing else "done",
-        "dry_run": report.dry_run,
-        "removed": {
-            "environments": list(report.environments),
-            "entries": list(report.entries),
-            "leftovers": report.leftovers,
-            "records": report.records,
-        },
-        "bytes_freed": report.freed,
-        "bytes_used": report.used,
-        "bytes_missing": report.missing,
-        "kept": {
-            "environments": {name: list(why) for name, why in sorted(report.kept.items())},
-            "entries": report.entries_kept,
-        },
-        "problems": list(report.problems),
-        "stopped": report.stopped or None,
-        "seconds": round(report.seconds, 3),
-    }
-
-
-_SHOWN = 20
-
-
-def _to_text(report: Report) -> str:
-    removed, freed = ("would remove", "would free") if report.dry_run else ("removed", "freed")
-    counted = (
-        render.count(len(report.environments), "environment", "environments"),
-        render.count(len(report.entries), "entry", "entries"),
-        render.count(report.leftovers, "leftover", "leftovers"),
-        render.count(report.records, "record", "records"),
-    )
-    kept = (
-        render.count(len(report.kept), "environment", "environments"),
-        render.count(report.entries_kept, "entry", "entries"),
-    )
-    lines = [
-        f"{removed} {', '.join(counted)}",
-        f"{freed} {render.size(report.freed)}",
-        f"kept {', '.join(kept)}",
-    ]
-    for name, why in sorted(report.kept.items())[:_SHOWN]:
-        lines.append(f"  {name}: {'; '.join(why)}")
-    if len(report.kept) > _SHOWN:
-        lines.append(f"  and {len(report.kept) - _SHOWN} more; see --json")
-    return "\n".join(lines)

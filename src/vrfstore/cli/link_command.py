@@ -10,16 +10,19 @@ from click.core import ParameterSource
 from vrfstore.cli import render
 from vrfstore.cli.asking import input_options, policy_options
 from vrfstore.cli.options import (
+    DURATION,
     PATH,
     check_into,
     json_option,
     link_options,
+    root_option,
     store_option,
     target_option,
 )
 from vrfstore.cli.progress import watching
 from vrfstore.errors import UsageError
 from vrfstore.runner.link import LinkResult, link
+from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
 
 __all__ = ["command"]
@@ -35,6 +38,8 @@ Examples:
   vrfstore link pyproject.toml --group test --extra plot
   vrfstore link requirements.vrf --into .venv && . .venv/bin/activate
   vrfstore link requirements.vrf --target image.json --into /srv/venv
+  vrfstore link requirements.vrf --root report
+  vrfstore link requirements.vrf --lease-pid $$
   QUARTO_PYTHON=$(vrfstore link requirements.vrf) quarto render report.qmd
 """,
 )
@@ -53,6 +58,20 @@ Examples:
     "--force",
     is_flag=True,
     help="With --into: replace what is in the way, in any directory that is not empty.",
+)
+@root_option
+@click.option(
+    "--lease-pid",
+    type=click.IntRange(1),
+    metavar="PID",
+    help="Keep the environment from gc until this process has ended.",
+)
+@click.option(
+    "--lease-ttl",
+    type=DURATION,
+    metavar="TIME",
+    help="Keep the environment from gc for so long, such as 12h; a bare number is days. With --lease-pid: how long "
+    "that counts where the process cannot be seen. [default there: 7d]",
 )
 @store_option
 @json_option
@@ -112,8 +131,13 @@ def _to_json(result: LinkResult) -> dict[str, object]:
             }
             for package in result.packages
         ],
+        "lease": None if result.lease is None else _lease_json(result.lease),
         "by_hand": [{"name": name, "version": version} for name, version in result.by_hand],
         "bytes": {"downloaded": result.downloaded},
         "timings_ms": {name: round(seconds * 1000, 3) for name, seconds in result.timings.items()},
         "warnings": list(result.warnings),
     }
+
+
+def _lease_json(lease: Lease) -> dict[str, object]:
+    return {"id": lease.id, "expires": None if lease.expires is None else render.moment(lease.expires)}

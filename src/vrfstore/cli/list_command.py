@@ -23,18 +23,30 @@ __all__ = ["command"]
 Examples:
   vrfstore list
   vrfstore list --json | jq '.environments[].python'
+  vrfstore list --unused            what the next gc takes, and when the rest becomes due
 """,
+)
+@click.option(
+    "--unused",
+    "only_unused",
+    is_flag=True,
+    help="Show what the next gc takes, by vrfstore.toml, and when the rest becomes due.",
 )
 @store_option
 @json_option
 @click.pass_obj
-def command(default_store: str | None, store: str | None, *, as_json: bool) -> None:
+def command(default_store: str | None, store: str | None, *, only_unused: bool, as_json: bool) -> None:
     """Show entries and environments, with their sizes.
 
     The size of an environment is that of the wheels it links to; environments share them. A composite is hard links
     to the files of other entries, and takes next to nothing of its own.
     """
     opened = Store.open(store or default_store, to_look=True)
+    if only_unused:
+        from vrfstore.cli import unused_listing  # noqa: PLC0415 - a plain list does without gc
+
+        unused_listing.show(opened, as_json=as_json)
+        return
     entries: list[dict[str, Any]] = []
     sizes: dict[str, int] = {}
     names: dict[str, str] = {}

@@ -32,6 +32,7 @@ __all__ = [
     "link_options",
     "names",
     "python_option",
+    "root_option",
     "store_option",
     "sync_option",
     "target_option",
@@ -167,6 +168,15 @@ def python_option(function: _Function) -> _Function:
         metavar="PYTHON",
         help="The base interpreter: a path, a version or a command on PATH. "
         "[default: the Python that vrfstore stands on]",
+    )(function)
+
+
+def root_option(function: _Function) -> _Function:
+    """Take ``--root``."""
+    return click.option(
+        "--root",
+        metavar="NAME",
+        help="Keep the environment from gc as the newest of a project of this name; see vrfstore roots list.",
     )(function)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "plain",
     "print_json",
     "size",
+    "some",
     "table",
     "usage",
     "visible",
@@ -168,6 +169,12 @@ def age(seconds: float) -> str:
 
 
 _LAST_MOMENT = 253_402_300_799
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Return a list for people, of which only the first few are named: ``a, b, c and 4 more``."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def moment(seconds: float) -> str:

@@ -53,8 +53,8 @@ def _add(default_store: str | None, name: str, target: str, store: str | None) -
     """Pin an environment, an entry or a lock as NAME, in place of what NAME pinned before.
 
     An environment or entry is a path, a name as `vrfstore list` shows it, or the beginning of one; a lock of the store
-    its path, its digest, or the beginning of one. With a lock stay the entries that it names, so that it can be linked
-    again without network.
+    its path, its digest, or the beginning of one. With a lock stay the entries that it names, so that a copy of it,
+    called pylock.toml, can be linked again without network.
     """
     root = roots.add(Store.open(store or default_store), name, target)
     render.plain(f"{root.name} pins {root.environment or root.entry or root.lock}")

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from vrfstore.cli import render
 from vrfstore.cli.asking import input_options, policy_options
-from vrfstore.cli.options import PATH, check_into, link_options, store_option
+from vrfstore.cli.options import PATH, check_into, link_options, root_option, store_option
 from vrfstore.cli.progress import watching
 from vrfstore.errors import RequirementsError, UsageError
 from vrfstore.runner.link import link
@@ -90,6 +90,7 @@ Examples:
     default=True,
     help="Do not mend an environment of your own before.",
 )
+@root_option
 @store_option
 @click.pass_obj
 def command(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from vrfstore import fs
 
-__all__ = ["names_in_use"]
+__all__ = ["command_of", "names_in_use"]
 
 # Unlike anything else, so that it hardly matters what is before it.
 _NAME = re.compile(rb"environments/[0-9a-f]{32}(?:\.\d+)?|entries/[0-9a-f]{20,64}-[^/\0\n:\"' ]+")
@@ -45,6 +45,17 @@ def names_in_use(root: str, proc: str = "/proc") -> Mapping[str, frozenset[int]]
                     if not _elsewhere(f"{proc}/{pid}", before, ours):
                         found[name].add(pid)
     return {name: frozenset(pids) for name, pids in found.items() if pids}
+
+
+def command_of(pid: int, proc: str = "/proc") -> str:
+    """Return the name of a process's command (``/proc/PID/comm``); empty where that cannot be read.
+
+    A process chooses it itself, and may put any bytes there.
+    """
+    try:
+        return os.fsdecode(fs.read_file(f"{proc}/{pid}/comm", 4096)).removesuffix("\n")
+    except OSError:
+        return ""
 
 
 def _elsewhere(process: str, before: bytes, ours: bytes | None) -> bool:

@@ -161,6 +161,30 @@ class View:
         """The directory names of all environments that are there, sorted."""
         return tuple(sorted(self._environments))
 
+    @property
+    def in_use(self) -> Mapping[str, Iterable[int]]:
+        """``environments/<directory>`` and ``entries/<directory>`` names with the processes that use them."""
+        return self._in_use
+
+    @property
+    def registered(self) -> tuple[externals.Registration, ...]:
+        """The environments elsewhere that keep something."""
+        return tuple(self._protections.external)
+
+    def rooted(self) -> Iterator[tuple[roots.Root, tuple[str, ...]]]:
+        """Yield each root with the names that it keeps, in their order."""
+        for root in self._protections.roots:
+            yield root, root.kept(self._keep_last)
+
+    def locked(self, name: str) -> tuple[str, ...]:
+        """Return the entries that stay with a pinned lock, by its name ``locks/<digest>``."""
+        return tuple(self._entries_of(self._protections.locked.get(name, ())))
+
+    def leased(self) -> Iterator[tuple[leases.LeaseRecord, tuple[str, ...]]]:
+        """Yield each lease that counts with the names that it protects."""
+        for lease in self._protections.leases:
+            yield lease, tuple(self._leased_by(lease))
+
     def refresh(self, in_use: Mapping[str, Iterable[int]] | None = None) -> None:
         """Look again at whatever may keep something that nothing kept before.
 

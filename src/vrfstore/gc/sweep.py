@@ -12,6 +12,7 @@ entries that only they referred to. A collector that is killed leaves a list and
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,12 +22,13 @@ from dataclasses import dataclass, field, replace
 from vrfstore import fs
 from vrfstore.errors import BusyError
 from vrfstore.gc import absence, runtime, scan, sizes
-from vrfstore.gc.policy import Collection, Policy, decide, excess
-from vrfstore.store import condemned
+from vrfstore.gc.graph import distribution
+from vrfstore.gc.policy import Collection, Policy, Snapshot, decide, excess
+from vrfstore.store import ballast, condemned
 from vrfstore.store.externals import Registration
 from vrfstore.store.holds import hold
 from vrfstore.store.layout import DEAD_PREFIX
-from vrfstore.store.store import Store
+from vrfstore.store.store import Store, check_parts
 
 __all__ = ["Report", "collect", "preview"]
 
@@ -41,6 +43,9 @@ _AGAIN = 1.0
 
 _ROUNDS = 5
 """How often a run decides anew where things were claimed that a budget counted on."""
+
+_TOLD = 16
+"""Of how many environments a report says what was in them."""
 
 _SUFFIXES = {"locks": ".toml"}
 _LOG_AGE = 7 * 86400.0
@@ -62,6 +67,7 @@ class Report:
         entries_kept: How many entries stay.
         problems: What could not be read, or removed, in words.
         forgotten: Paths of environments of people's own that are gone for good, and keep nothing any more.
+        contents: The names of the distributions that were in the first environments that went, by directory name.
         missing: Bytes over budget that are in use.
         stopped: ``time`` or ``freed`` where the run ended before its work, by ``max_seconds`` or ``max_freed``.
         used: Bytes that the store occupies; None where nobody asked.
@@ -79,6 +85,7 @@ class Report:
     entries_kept: int
     problems: tuple[str, ...]
     forgotten: tuple[str, ...] = ()
+    contents: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     missing: int = 0
     stopped: str = ""
     used: int | None = None
@@ -87,14 +94,20 @@ class Report:
 
 
 def preview(store: Store, policy: Policy) -> Report:
-    """Return what ``collect`` would do now; nothing is changed and no hold is taken."""
+    """Return what ``collect`` would do now; nothing is changed and no hold is taken.
+
+    Raises:
+        StoreError: A part of the store is a link that leads elsewhere.
+    """
+    check_parts(store.layout)
     began = time.monotonic()
     left = scan.leftovers(store)
     lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
     view = _view(store, policy, forgotten=lost.gone)
     used, wanted = _measure(store, policy)
     ledger = sizes.Weighing(store.layout, already=(*left.trees, *left.files))
-    plan = decide(view.snapshot(), policy, ledger=ledger, wanted=wanted)
+    found = view.snapshot()
+    plan = decide(found, policy, ledger=ledger, wanted=wanted)
     files = list(_files(store, plan, policy))
     locks = [f"locks/{name}{_SUFFIXES['locks']}" for name in plan.locks]
     for path in files:
@@ -108,9 +121,10 @@ def preview(store: Store, policy: Policy) -> Report:
         leftovers=len(left.trees) + len(left.files),
         records=len(files) + len(locks),
         forgotten=tuple(known.path for known in lost.gone),
+        contents=dict(_contents(found, plan.environments)),
         freed=ledger.freed,
         kept=plan.reasons,
-        entries_kept=len(view.snapshot().entries) - len(plan.entries),
+        entries_kept=len(found.entries) - len(plan.entries),
         problems=(*view.problems, *_untold(lost)),
         missing=0 if plan.enough else max(wanted - ledger.freed, 0),
         stopped="freed" if plan.enough else "",
@@ -132,12 +146,16 @@ def collect(
 
     Raises:
         BusyError: Another collection is at work.
+        StoreError: A part of the store is a link that leads elsewhere.
     """
+    check_parts(store.layout)
     with ExitStack() as stack:
         try:
             stack.enter_context(hold(store.layout.of("gc", "run"), timeout=timeout, on_wait=on_wait))
         except BusyError as error:
             raise BusyError("another gc is at work", kind="gc-running", hint="let it finish") from error
+        ballast.free(store.layout)
+        stack.callback(ballast.refill, store.layout)
         return _Sweep(store, policy).run()
 
 
@@ -157,6 +175,12 @@ def _untold(lost: absence.Absence) -> Iterator[str]:
             f"what the environment {known.path} refers to is kept: nobody can tell from here whether it is there; if "
             f"it is gone: vrfstore env forget {known.token}"
         )
+
+
+def _contents(found: Snapshot, environments: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for name in environments[:_TOLD]:
+        entries = found.environments[name].entries or ()
+        yield name, tuple(sorted(distribution(entry)[0] for entry in entries))
 
 
 def _measure(store: Store, policy: Policy) -> tuple[int | None, int]:
@@ -194,8 +218,11 @@ class _Sweep:
         environments: list[str] = []
         entries: list[str] = []
         records = 0
+        contents: dict[str, tuple[str, ...]] = {}
         for _ in range(_ROUNDS):
-            plan = self._decide(view, wanted)
+            found = view.snapshot()
+            plan = self._decide(found, wanted)
+            contents |= _contents(found, plan.environments)
             gone = self._batches(view, "environments", plan.environments)
             went = self._batches(view, "entries", plan.entries)
             records += self._remove(_files(store, plan, policy))
@@ -218,6 +245,7 @@ class _Sweep:
             leftovers=cleared,
             records=records,
             forgotten=tuple(known.path for known in forgotten),
+            contents=contents,
             freed=self._freed.bytes,
             kept=reasons,
             entries_kept=len(store.entries()),
@@ -229,15 +257,15 @@ class _Sweep:
             pauses=tuple(self._pauses),
         )
 
-    def _decide(self, view: scan.View, wanted: int) -> Collection:
+    def _decide(self, found: Snapshot, wanted: int) -> Collection:
         """Decide what goes beside that which has gone already."""
         policy, freed = self._policy, self._freed.bytes
         if not policy.has_budget and policy.max_freed is None:
-            return decide(view.snapshot(), policy)
+            return decide(found, policy)
         if policy.max_freed is not None:
             policy = replace(policy, max_freed=policy.max_freed - freed)
         ledger = sizes.Weighing(self._store.layout)
-        return decide(view.snapshot(), policy, ledger=ledger, wanted=wanted - freed)
+        return decide(found, policy, ledger=ledger, wanted=wanted - freed)
 
     def _out_of_time(self) -> bool:
         limit = self._policy.max_seconds
@@ -263,15 +291,15 @@ class _Sweep:
             self._looked = time.monotonic()
         aside: list[str] = []
         removed: list[str] = []
-        began = time.monotonic()
         condemned.publish(layout, [f"{part}/{name}" for name in names])
+        began = time.monotonic()
         try:
             view.refresh(in_use)
             for name in view.unclaimed(part, names):
                 # Never longer than the name it replaces, so that a full directory block does not matter.
                 dead = layout.of(part, f"{DEAD_PREFIX}{fs.unique_name()}")
                 try:
-                    fs.rename(layout.of(part, f"{name}{_SUFFIXES.get(part, '')}"), dead)
+                    self._rename(layout.of(part, f"{name}{_SUFFIXES.get(part, '')}"), dead)
                 except OSError as error:
                     self._problems[f"{part}/{name} cannot be removed: {error.strerror}"] = None
                     continue
@@ -283,6 +311,16 @@ class _Sweep:
             self._adapt(len(names), time.monotonic() - began)
         self._remove(aside)
         return removed
+
+    def _rename(self, path: str, dead: str) -> None:
+        try:
+            fs.rename(path, dead)
+        except OSError as error:
+            # What statvfs(3) does not know of, such as a quota, may have kept the ballast until now.
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            if not full or not ballast.free(self._store.layout, refused=True):
+                raise
+            fs.rename(path, dead)
 
     def _adapt(self, size: int, seconds: float) -> None:
         """Choose the size of the next batch by how long this one kept users waiting."""

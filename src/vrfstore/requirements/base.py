@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -24,6 +22,8 @@ def distributions(interpreter: Interpreter) -> list[Described]:
 
     What cannot be read says nothing.
     """
+    import importlib.metadata  # noqa: PLC0415 - as below; it loads email and zipfile
+
     from packaging.utils import canonicalize_name  # noqa: PLC0415 - 20 ms that most calls do not pay
 
     found: dict[str, Described] = {}
@@ -68,6 +68,8 @@ def write_stand_ins(interpreter: Interpreter, versions: Mapping[str, str], direc
         versions: What is to be there: versions by normalised name.
         directory: Is made.
     """
+    from zipfile import ZipFile  # noqa: PLC0415 - 5 ms that hardly anybody pays
+
     from packaging.version import InvalidVersion, Version  # noqa: PLC0415 - as above
 
     fs.make_directory(directory)
@@ -91,7 +93,7 @@ def write_stand_ins(interpreter: Interpreter, versions: Mapping[str, str], direc
             "WHEEL": "Wheel-Version: 1.0\nGenerator: vrfstore\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             "RECORD": "",
         }
-        with zipfile.ZipFile(os.path.join(directory, f"{stem}-py3-none-any.whl"), "w") as wheel:
+        with ZipFile(os.path.join(directory, f"{stem}-py3-none-any.whl"), "w") as wheel:
             for name, text in members.items():
                 wheel.writestr(f"{stem}.dist-info/{name}", text)
 

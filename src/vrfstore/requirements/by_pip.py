@@ -21,7 +21,6 @@ from vrfstore.errors import ResolutionError, VrfstoreError
 from vrfstore.model import Lock, LockedWheel, parse_digest
 from vrfstore.requirements import pip
 from vrfstore.requirements.budget import Budget
-from vrfstore.requirements.explain import resolution_error
 from vrfstore.requirements.request import Request
 from vrfstore.requirements.solution import Attempt, Solution, SourceFile, keep_words, no_hash, source_file
 from vrfstore.requirements.targets import Target, check_environment, write_installed
@@ -130,6 +129,8 @@ def _run(
         )
     if done.returncode != 0:
         text = _read(words) or done.stderr
+        from vrfstore.requirements.explain import resolution_error  # noqa: PLC0415 - only a failure needs it
+
         error = resolution_error(done.stderr, text, attempt.explained, base)
         error.log = keep_words(text, attempt.log)
         raise _FailedError(error, f"{done.stderr}\n{text}")

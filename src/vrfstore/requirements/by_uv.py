@@ -10,11 +10,12 @@ users know from pip.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,7 +27,7 @@ from vrfstore.model import Interpreter, LockFile, Requirement
 from vrfstore.requirements import base as of_base
 from vrfstore.requirements import lockfile, pip, processes
 from vrfstore.requirements.budget import Budget
-from vrfstore.requirements.explain import uv_error
+from vrfstore.requirements.credentials import netrc_file
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.request import Request
 from vrfstore.requirements.solution import Attempt, Solution, check_hashes, keep_words
@@ -37,6 +38,8 @@ __all__ = ["is_installed", "solve"]
 
 _KEPT = frozenset({"UV_CACHE_DIR", "UV_NO_CACHE", "UV_CONCURRENT_DOWNLOADS"})
 """Of uv's own variables, those that have no say in what it finds."""
+
+_PROXIES = frozenset({"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"})
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -126,8 +129,10 @@ class _Run:
         fs.write_file(asked, self._asked(links).encode(), mode=0o600)
         fs.write_file(limits, self._attempt.constraints.encode())
         fs.write_file(found, _preferences({**self._attempt.preferred, **base, **(kept or {})}).encode())
-        done = self._run(directory, asked, limits, found, fresh=fresh)
+        done = self._run(directory, asked, limits, found, stand_ins=stand_ins, fresh=fresh)
         if done.returncode != 0:
+            from vrfstore.requirements.explain import uv_error  # noqa: PLC0415 - 14 ms that only a failure pays
+
             error = uv_error(done.stderr, self._attempt.explained, request.interpreter)
             error.log = keep_words(done.stderr, self._attempt.log)
             raise error
@@ -135,7 +140,7 @@ class _Run:
             return self._read(stream.read())
 
     def _run(
-        self, directory: str, asked: str, limits: str, found: str, *, fresh: bool
+        self, directory: str, asked: str, limits: str, found: str, *, stand_ins: bool, fresh: bool
     ) -> subprocess.CompletedProcess[str]:
         settings = self._settings
         constraints = [limits, *map(_place, settings.constraints)]
@@ -143,8 +148,7 @@ class _Run:
             self._program, "pip", "compile", "--no-config", "--quiet", "--color", "never", "--no-header",
             "--python", self._request.interpreter.executable, "--no-python-downloads",
             "--format", "pylock.toml", "--output-file", found,
-            # To pip all indexes are one: the best version wins, wherever it is.
-            "--index-strategy", "unsafe-best-match",
+            *self._strategy(stand_ins=stand_ins),
             *(word for path in constraints for word in ("--constraints", path)),
             *([] if self._request.allow_builds else ["--only-binary", ":all:"]),
             *self._prereleases(),
@@ -157,6 +161,15 @@ class _Run:
         return processes.run(
             command, variables=_variables(settings, directory), budget=self._budget, directory=directory
         )
+
+    def _strategy(self, *, stand_ins: bool) -> list[str]:
+        """Return options that let the best version win, wherever it is: to pip all indexes are one.
+
+        uv then takes an index that refuses us for one that does not have the package, and does not say so. Of a single
+        index it says so.
+        """
+        several = self._settings.extra_indexes or self._settings.find_links or stand_ins
+        return ["--index-strategy", "unsafe-best-match"] if several else []
 
     def _prereleases(self) -> list[str]:
         """Return options that let uv take versions that are no releases where pip does.
@@ -190,11 +203,11 @@ class _Run:
             for package in document.get("packages", [])
             if not of_base.is_same_version(base.get(package["name"]), package.get("version"))
         ]
-        import tomli_w  # noqa: PLC0415 - nobody else needs it before there is a lock
-
-        lock_file = LockFile(self._attempt.log, tomli_w.dumps(document | {"packages": packages}))
         solution = lockfile.choose(
-            lock_file, self._request.interpreter, allow_builds=self._request.allow_builds
+            LockFile(self._attempt.log, text),
+            self._request.interpreter,
+            allow_builds=self._request.allow_builds,
+            document=document | {"packages": packages},
         )
         try:
             check_hashes(self._attempt.explained, solution.lock)
@@ -224,6 +237,8 @@ def _named_prereleases(asked: Iterable[Requirement], interpreter: Interpreter) -
 
 def _knows_packages() -> bool:
     """Whether the uv that is installed knows ``--prerelease-package``."""
+    import importlib.metadata  # noqa: PLC0415 - 12 ms, for those who ask for pre-releases
+
     major, minor, *_ = importlib.metadata.version("uv").split(".")
     return (int(major), int(minor)) >= (0, 13)
 
@@ -255,7 +270,7 @@ def _filename(wheel: Mapping[str, Any]) -> str:
 
 def _preferences(versions: Mapping[str, str]) -> str:
     """Return a lock that says nothing but which versions there are."""
-    import tomli_w  # noqa: PLC0415 - as above
+    import tomli_w  # noqa: PLC0415 - nobody else needs it before there is a lock
 
     packages = [{"name": name, "version": version} for name, version in sorted(versions.items())]
     return tomli_w.dumps({"lock-version": "1.0", "created-by": "vrfstore", "packages": packages})
@@ -279,6 +294,22 @@ def _variables(settings: PipSettings, scratch: str) -> dict[str, str]:
         kept[name] = _place(settings.certificate)
     if settings.client_certificate:
         kept["SSL_CLIENT_CERT"] = _place(settings.client_certificate)
+    if settings.proxy or settings.no_proxy_env:
+        kept = {name: value for name, value in kept.items() if name.upper() not in _PROXIES}
     if settings.proxy:
-        kept |= dict.fromkeys(("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"), settings.proxy)
+        kept |= dict.fromkeys(_PROXIES - {"NO_PROXY"}, settings.proxy)
+    netrc = netrc_file()
+    if netrc is not None:
+        kept["NETRC"] = netrc
+    if settings.keyring == "import" and importlib.util.find_spec("keyring") is not None:
+        kept["PATH"] = f"{_keyring_command(scratch)}{os.pathsep}{kept.get('PATH', os.defpath)}"
     return kept
+
+
+def _keyring_command(scratch: str) -> str:
+    """Make the command ``keyring`` of our own Python, which need not be on PATH; return its directory."""
+    directory = f"{scratch}/bin"
+    fs.make_directory(directory, 0o700)
+    text = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m keyring "$@"\n'
+    fs.write_file(f"{directory}/keyring", text.encode(), mode=0o700)
+    return directory

@@ -13,14 +13,14 @@ import socket
 import ssl
 import threading
 import urllib.request
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import urllib3
 import urllib3.connection
 import urllib3.exceptions
 
-from vrfstore.requirements.pip import PipSettings
+from vrfstore.requirements.pip import PipSettings, own_authorities
 
 __all__ = ["Connections", "Line", "describe"]
 
@@ -74,6 +74,13 @@ class _SecureAttaching(_Attaching, urllib3.connection.HTTPSConnection):
     pass
 
 
+class _TrustingAttaching(_SecureAttaching):
+    def connect(self) -> None:
+        super().connect()
+        # As much as is wanted: urllib3 would warn of each request, and the user has said that he knows.
+        self.is_verified = True
+
+
 class _Pool(urllib3.HTTPConnectionPool):
     ConnectionCls = _Attaching
 
@@ -82,19 +89,30 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _SecureAttaching
 
 
+class _TrustingPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TrustingAttaching
+
+
+_Security = Literal["none", "verified", "trusting"]
+"""What TLS is there for a connection: none, with certificates that are looked at, or that are not."""
+
+
 class Connections:
     """Connections as pip's configuration wants them; used from several threads.
 
     Args:
-        settings: Certificates, proxy and time-out.
+        settings: Certificates, trusted hosts and proxy.
         most: How many are kept for one host.
     """
 
     def __init__(self, settings: PipSettings, most: int) -> None:
         self._settings = settings
         self._most = most
-        self._proxies = urllib.request.getproxies()
-        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._proxies = {} if settings.no_proxy_env else urllib.request.getproxies()
+        self._trusted = frozenset(filter(None, map(_host_and_port, settings.trusted_hosts)))
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._pools: dict[tuple[str, _Security], urllib3.PoolManager] = {}
+        self._ways: dict[tuple[str, str], urllib3.PoolManager] = {}
         self._guard = threading.Lock()
 
     def request(
@@ -136,31 +154,91 @@ class Connections:
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
-        bypass = urllib.request.proxy_bypass(parts.hostname or "")
-        proxy = "" if bypass else self._settings.proxy or self._proxies.get(parts.scheme, "")
+        place = parts.scheme, parts.netloc
         with self._guard:
-            pool = self._pools.get(proxy)
-            if pool is None:
-                pool = self._pools[proxy] = self._new_pool(proxy)
-            return pool
+            # Whether a host is asked past the proxy takes a walk through all variables.
+            way = self._ways.get(place)
+            if way is None:
+                way = self._ways[place] = self._new_way(parts)
+            return way
 
-    def _new_pool(self, proxy: str) -> urllib3.PoolManager:
-        options: dict[str, Any] = {"maxsize": self._most, "ssl_context": self._ssl()}
-        pool = _proxy_manager(proxy, options) if proxy else urllib3.PoolManager(**options)
-        pool.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+    def _new_way(self, parts: SplitResult) -> urllib3.PoolManager:
+        proxy = self._proxy(parts)
+        key = (proxy, self._security(parts, proxy))
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = self._new_pool(*key)
         return pool
 
-    def _ssl(self) -> ssl.SSLContext:
-        chosen = self._settings.certificate or os.environ.get("REQUESTS_CA_BUNDLE", "")
-        if not chosen:
-            context = ssl.create_default_context()
-        elif os.path.isdir(chosen):
-            context = ssl.create_default_context(capath=chosen)
+    def _proxy(self, parts: SplitResult) -> str:
+        """Return the proxy for a URL; empty for none. One that is configured has no exceptions, as for pip."""
+        if self._settings.proxy:
+            return self._settings.proxy
+        host = parts.hostname or ""
+        if urllib.request.proxy_bypass(f"{host}:{parts.port}" if parts.port else host):
+            return ""
+        return self._proxies.get(parts.scheme) or self._proxies.get("all", "")
+
+    def _security(self, parts: SplitResult, proxy: str) -> _Security:
+        if self._is_trusted(parts):
+            return "trusting"
+        # Reading the system's certificates takes as long as fetching ten small wheels.
+        return "verified" if "https" in {parts.scheme, urlsplit(proxy).scheme} else "none"
+
+    def _is_trusted(self, parts: SplitResult) -> bool:
+        """Whether no certificate is looked at: the host is named without a port, or with the one that is written."""
+        host = parts.hostname or ""
+        return parts.scheme == "https" and not self._trusted.isdisjoint({(host, None), (host, parts.port)})
+
+    def _new_pool(self, proxy: str, security: _Security) -> urllib3.PoolManager:
+        trusting = security == "trusting"
+        options: dict[str, Any] = {"maxsize": self._most}
+        if security != "none":
+            options["ssl_context"] = self._context(trusted=trusting)
+        if proxy:
+            if urlsplit(proxy).scheme == "https":
+                # Whom a host is trusted for says nothing of the way to it.
+                options["proxy_ssl_context"] = self._context(trusted=False)
+            pool: urllib3.PoolManager = _proxy_manager(proxy, options)
         else:
-            context = ssl.create_default_context(cafile=chosen)
+            pool = urllib3.PoolManager(**options)
+        pool.pool_classes_by_scheme = {"http": _Pool, "https": _TrustingPool if trusting else _SecurePool}
+        return pool
+
+    def _context(self, *, trusted: bool) -> ssl.SSLContext:
+        """Return what TLS is done with, made once: reading some hundred authorities takes a while."""
+        if trusted not in self._contexts:
+            self._contexts[trusted] = self._new_context(trusted=trusted)
+        return self._contexts[trusted]
+
+    def _new_context(self, *, trusted: bool) -> ssl.SSLContext:
+        # As pip has it: the system's (or SSL_CERT_FILE's) authorities, pip's own, and those that are configured.
+        context = ssl.create_default_context()
+        if trusted:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        else:
+            with contextlib.suppress(OSError):
+                context.load_verify_locations(cafile=own_authorities())
+            chosen = self._settings.certificate
+            if chosen and os.path.isdir(chosen):
+                context.load_verify_locations(capath=chosen)
+            elif chosen:
+                context.load_verify_locations(cafile=chosen)
         if self._settings.client_certificate:
             context.load_cert_chain(self._settings.client_certificate)
         return context
+
+
+def _host_and_port(text: str) -> tuple[str, int | None] | None:
+    """Return what a ``trusted-host`` names, maybe an IPv6 address without brackets; None where that is nothing."""
+    bare = text.count(":") > 1 and "[" not in text
+    try:
+        parts = urlsplit(f"//[{text}]" if bare else f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    return (host, port) if host else None
 
 
 def _proxy_manager(proxy: str, options: dict[str, Any]) -> urllib3.ProxyManager:

@@ -17,7 +17,7 @@ import random
 import re
 import time
 from collections.abc import Iterator
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 
@@ -120,11 +120,7 @@ class Download:
         if url is None:
             raise BrokenError("it has no URL that can be asked for", again=False)
         for _ in range(self._source.patience.redirects + 1):
-            pace.wait()
-            answer = self._source.connections.request(
-                url.geturl(), self._headers(url, at_home=at_home), line, self._source.timeout()
-            )
-            pace.take(0)
+            answer = self._source.ask(url, self._headers(), line, pace, known=at_home)
             if answer.status not in _REDIRECTS:
                 self._check_status(answer, pace)
                 return answer
@@ -145,16 +141,13 @@ class Download:
             hint=_NOT_SET_UP,
         )
 
-    def _headers(self, url: SplitResult, *, at_home: bool) -> dict[str, str]:
+    def _headers(self) -> dict[str, str]:
         # The wheel as it is, never packed: the digest is over these bytes.
         headers = {"Accept-Encoding": "identity", "User-Agent": "vrfstore"}
         if self._have and self._in_parts:
             headers["Range"] = f"bytes={self._have}-"
             if self._tag:
                 headers["If-Range"] = self._tag
-        who = self._source.credentials.to(url) if at_home else None
-        if who is not None:
-            headers |= urllib3.make_headers(basic_auth=":".join(who))
         return headers
 
     def _check_status(self, answer: urllib3.BaseHTTPResponse, pace: Pace) -> None:
@@ -179,8 +172,18 @@ class Download:
             f"the server answers {_status(answer.status)}",
             again=may_pass(answer.status),
             asked=asked,
-            hint=_hint(answer.status, asked, self._source.patience.longest_pause),
+            hint=self._hint(answer.status, asked),
         )
+
+    def _hint(self, status: int, asked: float | None) -> str:
+        if status in _DENIED:
+            return self._source.keyring.hint
+        if status in _GONE:
+            return "the file is gone from the index; resolve again with --refresh"
+        if asked is not None and asked > self._source.patience.longest_pause:
+            when = f"in {asked:.0f} s" if asked < float("inf") else "much later"
+            return f"the server asks to try again {when}; what has been fetched is kept"
+        return TRY_AGAIN
 
     def _spend(self, answer: urllib3.BaseHTTPResponse, pace: Pace) -> None:
         """Read an answer that is no wheel where that is quickly done, so that its connection can be used again."""
@@ -286,14 +289,3 @@ def _status(status: int) -> str:
         return f"{status} {http.HTTPStatus(status).phrase}"
     except ValueError:
         return str(status)
-
-
-def _hint(status: int, asked: float | None, longest: float) -> str:
-    if status in _DENIED:
-        return "check user and password: in the index URL of pip's configuration, or in ~/.netrc"
-    if status in _GONE:
-        return "the file is gone from the index; resolve again with --refresh"
-    if asked is not None and asked > longest:
-        when = f"in {asked:.0f} s" if asked < float("inf") else "much later"
-        return f"the server asks to try again {when}; what has been fetched is kept"
-    return TRY_AGAIN

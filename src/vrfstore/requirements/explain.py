@@ -47,7 +47,10 @@ _BUILDS = "choose another version or package, or have an operator allow builds w
 _UNREACHABLE = {
     "": "check the network, the proxy and pip's configuration (pip config list)",
     "certificate": "its certificate is not trusted here; name its authority with PIP_CERT, or in pip's configuration",
-    "credentials": "the index wants credentials, or other ones; pip's configuration or ~/.netrc can have them",
+    "credentials": (
+        "the index wants credentials, or other ones: in its URL in pip's configuration, in ~/.netrc, or in a keyring, "
+        "which is asked only where pip's keyring-provider is import or subprocess"
+    ),
     "proxy": "check HTTPS_PROXY, and whether the proxy wants credentials",
     "time": "try again; PIP_DEFAULT_TIMEOUT gives it more seconds",
 }

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from threading import TIMEOUT_MAX
+from dataclasses import dataclass, field
+from threading import TIMEOUT_MAX, Semaphore
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -22,15 +21,22 @@ from vrfstore.requirements.patience import Patience
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
-from vrfstore.store.unpacking import Unpackers
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from vrfstore.requirements.source import Source
     from vrfstore.store.ingest import Job, Staged
+    from vrfstore.store.unpacking import Unpackers
 
 __all__ = ["Fetched", "chunks", "fetch", "present"]
 
-_WORKERS = 8
+_CONNECTIONS = 8
+"""Wheels that are received at a time."""
+
+_WORKERS = 32
+"""Wheels that are anywhere between being asked for and being published: while some are received, others are unpacked
+or wait for the disk, of which one sync serves all that wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ def fetch(
     settings: PipSettings,
     watch: Watcher,
     budget: Budget | None = None,
-    patience: Patience = Patience(),  # noqa: B008 - frozen
+    patience: Patience | None = None,
 ) -> list[Fetched]:
     """Make every wheel an entry; those that came whole stay, whatever becomes of the others.
 
@@ -85,28 +91,35 @@ def fetch(
         settings: How to reach the indexes.
         watch: Is told how many are ``missing``, and ``fetching``, ``received``, ``fetched`` and ``unpacked`` of each.
         budget: What may be taken; without one, as much as it takes.
-        patience: What is put up with.
+        patience: What is put up with; by default what the settings say.
 
     Raises:
         CapError: It takes more than the budget has.
         PackageIndexError: A wheel could not be fetched.
         WheelError: One is not what the lock says, or not acceptable.
     """
-    # urllib3 takes 60 ms to import, which only fetching pays.
-    from vrfstore.requirements.source import Source  # noqa: PLC0415
-
     budget = budget or Budget()
     budget.check()
     sizes = [wheel.size for wheel in wheels]
     known = sum(size or 0 for size in sizes)
     budget.foresee(known)
     watch(Event(kind="missing", total=len(wheels), size=0 if None in sizes else known))
+    # urllib3 takes 60 ms to import, which only fetching pays.
+    from vrfstore.requirements.source import Source  # noqa: PLC0415
+    from vrfstore.store.unpacking import Unpackers  # noqa: PLC0415
+
     with (
-        Source(settings, budget, patience, workers=_WORKERS) as source,
+        Source(settings, budget, patience, workers=_CONNECTIONS) as source,
         Unpackers(lease, min(len(wheels), len(os.sched_getaffinity(0)))) as unpackers,
-        ThreadPoolExecutor(min(_WORKERS, max(len(wheels), 1)), thread_name_prefix="fetch") as pool,
     ):
-        work = _Work(store, lease, source, unpackers, watch)
+        return _fetch_all(_Work(store, lease, source, unpackers, watch), wheels, budget)
+
+
+def _fetch_all(work: _Work, wheels: Sequence[LockedWheel], budget: Budget) -> list[Fetched]:
+    """Make every wheel an entry, in threads; see ``fetch``."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as above
+
+    with ThreadPoolExecutor(min(_WORKERS, max(len(wheels), 1)), thread_name_prefix="fetch") as pool:
         # The largest takes longest: the others come while it does.
         order = sorted(range(len(wheels)), key=lambda number: -(wheels[number].size or 0))
         futures = {number: pool.submit(work.obtain, wheels[number]) for number in order}
@@ -114,8 +127,8 @@ def fetch(
             _await(futures.values(), budget)
         except BaseException:
             # What is half-way would be fetched for nothing, and whoever pressed Ctrl-C waits for it.
-            source.stop()
-            unpackers.stop()
+            work.source.stop()
+            work.unpackers.stop()
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -129,6 +142,8 @@ def _await(futures: Collection[Future[Fetched]], budget: Budget) -> None:
         CapError: The time is over, whatever it is that takes so long.
         Exception: The first thing that failed.
     """
+    from concurrent.futures import FIRST_EXCEPTION, wait  # noqa: PLC0415 - as above
+
     left = budget.remaining()
     seconds = None if left is None else min(left, TIMEOUT_MAX)
     done, waiting = wait(futures, timeout=seconds, return_when=FIRST_EXCEPTION)
@@ -143,7 +158,7 @@ def chunks(
     settings: PipSettings,
     watch: Watcher,
     budget: Budget | None = None,
-    patience: Patience = Patience(),  # noqa: B008 - frozen
+    patience: Patience | None = None,
 ) -> Iterator[bytes]:
     """Yield the bytes of one wheel as they come; nobody has checked them.
 
@@ -152,7 +167,7 @@ def chunks(
         settings: How to reach the indexes.
         watch: Is told what is ``received``.
         budget: What may be taken; without one, as much as it takes.
-        patience: What is put up with.
+        patience: What is put up with; by default what the settings say.
 
     Raises:
         CapError: It takes more than the budget has.
@@ -176,6 +191,7 @@ class _Work:
     source: Source
     unpackers: Unpackers
     watch: Watcher
+    connections: Semaphore = field(default_factory=lambda: Semaphore(_CONNECTIONS))
 
     def obtain(self, wheel: LockedWheel) -> Fetched:
         """Make one wheel an entry."""
@@ -188,7 +204,8 @@ class _Work:
             if present is not None:
                 self.watch(Event(kind="unpacked", subject=wheel.filename))
                 return Fetched(present, 0)
-            temporary = self._receive(wheel)
+            with self.connections:
+                temporary = self._receive(wheel)
             try:
                 size = os.path.getsize(temporary)
                 self.watch(Event(kind="fetched", subject=wheel.filename, size=size))

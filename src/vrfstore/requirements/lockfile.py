@@ -80,6 +80,7 @@ def choose(
     groups: Collection[str] = (),
     *,
     allow_builds: bool = False,
+    document: dict[str, Any] | None = None,
 ) -> Solution:
     """Return the wheels of a lock that are for an interpreter, and the source distributions of what has none.
 
@@ -89,13 +90,14 @@ def choose(
         extras: Which extras are wanted, normalised; those that the lock does not know change nothing.
         groups: Which dependency groups, in the same way; the lock's own default if there are none.
         allow_builds: A source distribution will do.
+        document: What counts instead of the lock's text, for those who have parsed that already.
 
     Raises:
         RequirementsError: It is not a lock, or one of a later version.
         ResolutionError: It is not for this interpreter (``requires-python``), or has packages without a wheel for it
             (``no-wheel``) or whose wheel has no SHA-256 (``no-hash``), all of which are named.
     """
-    pylock = _load(lock_file)
+    pylock = _load(lock_file, document)
     environment = marker_environment(interpreter)
     _check_interpreter(pylock, lock_file, interpreter, environment)
     chosen: dict[str, str | frozenset[str]] = {
@@ -150,10 +152,11 @@ def _source(package: Package, lock_file: LockFile) -> SourceFile:
         raise _invalid(f"the hash of {package.name} is none", lock_file) from error
 
 
-def _load(lock_file: LockFile) -> Pylock:
+def _load(lock_file: LockFile, document: dict[str, Any] | None = None) -> Pylock:
     from packaging.pylock import Pylock, PylockValidationError  # noqa: PLC0415 - 30 ms for those with locks
 
-    document = toml.loads(lock_file.text, lock_file.path, _KIND)
+    if document is None:
+        document = toml.loads(lock_file.text, lock_file.path, _KIND)
     _name_wheels(document)
     try:
         return Pylock.from_dict(document)

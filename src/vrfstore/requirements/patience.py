@@ -51,6 +51,14 @@ class Patience:
     redirects: int = 5
     largest: int = 1 << 33
 
+    @classmethod
+    def configured(cls, retries: int | None) -> Patience:
+        """Return what is put up with where pip is told how often to try again; as usual where it is not.
+
+        To pip that is a number for connecting and for what a server answers, to us for all that may pass.
+        """
+        return cls() if retries is None else cls(attempts=retries + 1)
+
     def pause(self, failures: int, asked: float | None, chance: float) -> float:
         """Return how many seconds to wait before the next attempt.
 

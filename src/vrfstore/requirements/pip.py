@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -17,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vrfstore import codec, fs
 from vrfstore.errors import PackageIndexError, UsageError
@@ -25,12 +24,11 @@ from vrfstore.model import Digest, Interpreter
 from vrfstore.requirements import processes
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.targets import Target, unknown_pip
-from vrfstore.store import interpreters, leases
-from vrfstore.store.memos import replace
+from vrfstore.store import interpreters, leases, memos
 from vrfstore.store.store import Store
 from vrfstore.target import marker_environment, resolver_options
 
-__all__ = ["PipSettings", "pip_for", "run", "run_for_target", "settings"]
+__all__ = ["PipSettings", "own_authorities", "pip_for", "run", "run_for_target", "settings"]
 
 _RUNNER = "pip/__pip-runner__.py"
 _STARTER = os.path.join(os.path.dirname(__file__), "pip_starter.py")
@@ -52,14 +50,17 @@ _SWITCHED_OFF = tuple(
     )
 )  # fmt: skip
 
+_MOST_DIGITS = 9
+"""Of a number; whatever has more is a mistake."""
+
 _SECTIONS = frozenset({"global", "install", ":env:"})
 """Of pip's configuration: what has a say when packages are looked for."""
 
 _TRANSPORT = frozenset(
     f"PIP_{option}"
     for option in (
-        "CACHE_DIR", "CERT", "CLIENT_CERT", "DEFAULT_TIMEOUT", "KEYRING_PROVIDER", "NO_CACHE_DIR", "PROXY", "RETRIES",
-        "TIMEOUT", "TRUSTED_HOST", "USE_DEPRECATED", "USE_FEATURE",
+        "CACHE_DIR", "CERT", "CLIENT_CERT", "DEFAULT_TIMEOUT", "KEYRING_PROVIDER", "NO_CACHE_DIR", "NO_PROXY_ENV",
+        "PROXY", "RESUME_RETRIES", "RETRIES", "TIMEOUT", "TRUSTED_HOST", "USE_DEPRECATED", "USE_FEATURE",
     )
 )  # fmt: skip
 """How an index is reached, and not which one: what is left of the user's variables where one index is given."""
@@ -86,6 +87,7 @@ class PipSettings:
         timeout: Seconds for one socket operation.
         retries: How often a request is made once more; None for what is usual.
         proxy: The proxy's URL, or empty for what the environment says.
+        no_proxy_env: The environment has no say in proxies.
         trusted_hosts: Hosts whose certificates are not looked at.
         constraints: Files that limit versions.
         prereleases: Whether versions that are no releases count.
@@ -101,6 +103,7 @@ class PipSettings:
     timeout: float = 15.0
     retries: int | None = None
     proxy: str = ""
+    no_proxy_env: bool = False
     trusted_hosts: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
     prereleases: bool = False
@@ -271,7 +274,9 @@ def pip_for(store: Store, interpreter: Interpreter, *, index_url: str = "") -> I
     if isinstance(interpreter, Target):
         yield _own_pip()
         return
-    from packaging.specifiers import SpecifierSet  # noqa: PLC0415 - 20 ms that a hit does not pay
+    import importlib.metadata  # noqa: PLC0415 - 12 ms that only those who start pip pay
+
+    from packaging.specifiers import SpecifierSet  # noqa: PLC0415 - as above
 
     needs = importlib.metadata.metadata("pip")["Requires-Python"] or ""
     if SpecifierSet(needs).contains(interpreter.version, prereleases=True):
@@ -288,6 +293,11 @@ def _own_pip() -> str:
             "pip is not installed beside vrfstore", kind="pip-missing", hint="install vrfstore again"
         )
     return os.path.join(os.path.dirname(found.origin), os.path.basename(_RUNNER))
+
+
+def own_authorities() -> str:
+    """Return the path of the authorities that come with our own pip, which those who package it may have left out."""
+    return os.path.join(os.path.dirname(_own_pip()), "_vendor", "certifi", "cacert.pem")
 
 
 @contextmanager
@@ -336,7 +346,7 @@ def _fetch_pip(store: Store, version: str, memo: str, index_url: str) -> None:
         finally:
             fs.remove_tree(directory)
         known = {"digest": reference.digest, "name": reference.name, "version": reference.version}
-        replace(store.layout, lease, memo, codec.dumps(known))
+        memos.replace(store.layout, lease, memo, codec.dumps(known))
 
 
 def last_line(text: str) -> str:
@@ -355,10 +365,19 @@ def settings(store: Store, interpreter: Interpreter, *, index_url: str = "") -> 
     variables = environment(index_url=index_url)
     silent = variables.get("PIP_CONFIG_FILE") == os.devnull
     if silent or not any(map(os.path.exists, configuration_files(interpreter))):
-        return parse_settings(_listing(variables))
+        return _with_variables(parse_settings(_listing(variables)))
     python = sys.executable if isinstance(interpreter, Target) else interpreter.executable
     with pip_for(store, interpreter, index_url=index_url) as runner:
-        return parse_settings(run(python, runner, ["config", "list"], index_url=index_url).stdout)
+        listing = run(python, runner, ["config", "list"], index_url=index_url).stdout
+    return _with_variables(parse_settings(listing))
+
+
+def _with_variables(configured: PipSettings) -> PipSettings:
+    """Add the certificates that variables name to requests, which pip is made of; not where a proxy is configured."""
+    if configured.certificate or configured.proxy or configured.no_proxy_env:
+        return configured
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
+    return replace(configured, certificate=bundle)
 
 
 def _listing(variables: Mapping[str, str]) -> str:
@@ -395,9 +414,10 @@ def parse_settings(listing: str) -> PipSettings:
         extra_indexes=words("extra-index-url"),
         find_links=words("find-links"),
         no_index=_switch(found.get("no-index", "")),
-        retries=int(found["retries"]) if found.get("retries", "").isdecimal() else None,
+        retries=_count(found.get("retries", "")),
         timeout=_number(found.get("default-timeout", found.get("timeout", "")), 15.0),
         proxy=found.get("proxy", ""),
+        no_proxy_env=_switch(found.get("no-proxy-env", "")),
         trusted_hosts=words("trusted-host"),
         constraints=words("constraint"),
         prereleases=_switch(found.get("pre", "")),
@@ -407,6 +427,10 @@ def parse_settings(listing: str) -> PipSettings:
 
 def _switch(text: str) -> bool:
     return text.strip().lower() in {"1", "true", "yes", "on", "y", "t"}
+
+
+def _count(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 def _number(text: str, default: float) -> float:

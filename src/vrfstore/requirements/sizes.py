@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from vrfstore.errors import PackageIndexError
 from vrfstore.model import Digest, LockedWheel
 from vrfstore.requirements.budget import Budget
-from vrfstore.requirements.patience import Patience
 from vrfstore.requirements.pip import PipSettings
 
 __all__ = ["with_sizes"]
@@ -55,9 +53,10 @@ def _on_disk(wheel: LockedWheel) -> int | None:
 
 def _told(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Budget) -> dict[Digest, int]:
     """Return what servers say (RFC 9110, HEAD): once each, and only where the wheel itself is."""
-    import urllib3  # noqa: PLC0415 - 60 ms that only this pays
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as below
 
-    from vrfstore.requirements.patience import parsed  # noqa: PLC0415 - comes with it
+    # urllib3 takes 60 ms to import, which only this pays.
+    from vrfstore.requirements.patience import parsed  # noqa: PLC0415
     from vrfstore.requirements.source import BrokenError, Source  # noqa: PLC0415
 
     def ask(wheel: LockedWheel) -> int | None:
@@ -65,11 +64,8 @@ def _told(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Budget) 
         if url is None:
             return None
         headers = {"Accept-Encoding": "identity", "User-Agent": "vrfstore"}
-        who = source.credentials.to(url)
-        if who is not None:
-            headers |= urllib3.make_headers(basic_auth=":".join(who))
-        with contextlib.suppress(BrokenError, PackageIndexError), source.attending() as (line, _):
-            answer = source.connections.request(url.geturl(), headers, line, source.timeout(), method="HEAD")
+        with contextlib.suppress(BrokenError, PackageIndexError), source.attending() as (line, pace):
+            answer = source.ask(url, headers, line, pace, method="HEAD")
             answer.drain_conn()
             answer.release_conn()
             length = answer.headers.get("Content-Length", "")
@@ -77,7 +73,7 @@ def _told(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Budget) 
         return None
 
     with (
-        Source(settings, budget, Patience(), workers=_WORKERS) as source,
+        Source(settings, budget, workers=_WORKERS) as source,
         ThreadPoolExecutor(min(_WORKERS, len(wheels)), thread_name_prefix="size") as pool,
     ):
         sizes = list(pool.map(ask, wheels))

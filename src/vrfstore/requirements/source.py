@@ -10,13 +10,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
+from urllib.parse import SplitResult
 
+import urllib3
 import urllib3.exceptions
 
 from vrfstore.errors import PackageIndexError
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.connections import Connections, Line, describe
-from vrfstore.requirements.credentials import Credentials
+from vrfstore.requirements.credentials import Credentials, authorization
+from vrfstore.requirements.keyring import Keyring, Login
 from vrfstore.requirements.patience import Pace, Patience
 from vrfstore.requirements.pip import PipSettings
 
@@ -25,6 +28,8 @@ __all__ = ["BrokenError", "Source"]
 _CHUNK = 1 << 18
 _SMALL_CHUNK = 1 << 14
 """Bytes read at once where they are limited: eight threads together then take less than one chunk too many."""
+
+_UNAUTHORIZED = 401
 
 _TICK = 0.25
 """Seconds between two looks at what is too slow."""
@@ -69,25 +74,26 @@ class Source:
     Attributes:
         budget: What may be taken.
         patience: What is put up with.
-        credentials: Who we are to whom.
+        keyring: Who knows that too.
         connections: Those that are kept.
         chunk: Bytes to read at once, at most.
 
     Args:
         settings: How to reach the indexes.
         budget: See above.
-        patience: See above.
+        patience: See above; by default what the settings say.
         workers: How many threads there are.
     """
 
     def __init__(
-        self, settings: PipSettings, budget: Budget, patience: Patience, *, workers: int = 1
+        self, settings: PipSettings, budget: Budget, patience: Patience | None = None, *, workers: int = 1
     ) -> None:
         self.budget = budget
-        self.patience = patience
-        self.credentials = Credentials(settings.indexes)
+        self.patience = patience = patience or Patience.configured(settings.retries)
+        self.keyring = Keyring(settings.keyring, self.check)
         self.connections = Connections(settings, workers)
         self.chunk = _CHUNK if budget.caps.received is None else _SMALL_CHUNK
+        self._credentials = Credentials(settings.indexes, self.keyring)
         self._timeout = max(settings.timeout, _SHORTEST)
         self._window = max(patience.window, 2 * self._timeout)
         self._stopped = threading.Event()
@@ -165,6 +171,50 @@ class Source:
         finally:
             with self._guard:
                 del self._lines[line]
+
+    def ask(
+        self,
+        url: SplitResult,
+        headers: dict[str, str],
+        line: Line,
+        pace: Pace,
+        *,
+        known: bool = True,
+        method: str = "GET",
+    ) -> urllib3.BaseHTTPResponse:
+        """Ask for a URL; where it refuses us (RFC 9110, 401) and a keyring knows better, once more.
+
+        Args:
+            url: An ``http:`` or ``https:`` URL.
+            headers: What is sent beside who we are.
+            line: Is told the socket.
+            pace: Is told when the network is waited for, which a keyring is not.
+            known: Whether it may learn who we are.
+            method: See ``Connections.request``.
+
+        Raises:
+            urllib3.exceptions.HTTPError, OSError: There is no answer.
+            PackageIndexError, CapError: See ``check``.
+        """
+
+        def once(who: Login | None) -> urllib3.BaseHTTPResponse:
+            pace.wait()
+            sent = headers if who is None else headers | authorization(who)
+            answer = self.connections.request(url.geturl(), sent, line, self.timeout(), method=method)
+            pace.take(0)
+            return answer
+
+        who = self._credentials.to(url) if known else None
+        answer = once(who)
+        if answer.status != _UNAUTHORIZED or not known:
+            return answer
+        other = self._credentials.instead_of(who, url)
+        if other is None:
+            return answer
+        # Its connection is not worth reading for: the answer may be of any length.
+        answer.close()
+        answer.release_conn()
+        return once(other)
 
     def too_slow(self) -> BrokenError:
         """Return the error of what comes too slowly."""

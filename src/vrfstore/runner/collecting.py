@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vrfstore.errors import BudgetError, StoreError, UsageError
+from vrfstore.gc import metrics
 from vrfstore.gc.policy import Policy
 from vrfstore.gc.sweep import Report, collect, preview
 from vrfstore.runner.configuration import Collecting
 from vrfstore.store.store import Store
 
-__all__ = ["metrics_path", "over_budget", "policy", "run"]
+if TYPE_CHECKING:
+    from vrfstore.gc.usage import Holder
+
+__all__ = ["holders", "metrics_path", "over_budget", "policy", "run", "write_metrics"]
 
 _DAY = 86400.0
 _MAX_AGE = 30 * _DAY
@@ -111,7 +116,49 @@ def over_budget(report: Report) -> BudgetError | None:
     )
 
 
-def metrics_path(given: str | None, configured: Collecting) -> str | None:
-    """Return the file that metrics go to, absolute; None for nowhere."""
+def holders(store: Store, wanted: Policy) -> tuple[Holder, ...]:
+    """Return who holds how much of a store, the largest first."""
+    from vrfstore.gc import claims, usage  # noqa: PLC0415 - only where a budget cannot be kept
+
+    view = claims.look(store, wanted)
+    return tuple(usage.holders(claims.graph(view, wanted), usage.measure(store)))
+
+
+def metrics_path(given: str | None, configured: Collecting, *, dry_run: bool) -> str | None:
+    """Return the file that metrics go to, absolute; None for nowhere: a dry run has nothing to count.
+
+    Raises:
+        UsageError: Metrics cannot be written, or not there.
+    """
     path = given or configured.prometheus
-    return None if not path else os.path.abspath(path)
+    if not path or dry_run:
+        return None
+    metrics.check(os.path.abspath(path))
+    return os.path.abspath(path)
+
+
+def write_metrics(path: str, store: Store, report: Report) -> None:
+    """Write what a collection did for the text file collector of Prometheus' node exporter.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    over = over_budget(report)
+    figures = metrics.Figures(
+        store=store.root,
+        ended=time.time(),
+        seconds=report.seconds,
+        freed=report.freed,
+        removed={
+            "environments": len(report.environments),
+            "entries": len(report.entries),
+            "leftovers": report.leftovers,
+            "records": report.records,
+        },
+        kept={"environments": len(report.kept), "entries": report.entries_kept},
+        problems=len(report.problems),
+        missing=report.missing,
+        exit_code=0 if over is None else over.exit_code,
+        used=report.used,
+    )
+    metrics.write(path, figures)

@@ -15,7 +15,6 @@ from dataclasses import replace
 from vrfstore import fs
 from vrfstore import interpreter as probing
 from vrfstore.errors import StoreDamagedError, UsageError
-from vrfstore.linker.into import check_directory
 from vrfstore.model import (
     LinkOptions,
     Requirements,
@@ -28,9 +27,9 @@ from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
 from vrfstore.runner import configuration, given, hit
 from vrfstore.runner.clock import Clock
+from vrfstore.runner.keeping import Keeping
 from vrfstore.runner.linking import CompileMode, Linking
 from vrfstore.runner.result import LinkedPackage, LinkResult
-from vrfstore.store import leases
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
 
@@ -52,6 +51,9 @@ def link(  # noqa: PLR0913 - all but the first by keyword
     force: bool = False,
     target: str | os.PathLike[str] | None = None,
     lease: bool = False,
+    lease_pid: int | None = None,
+    lease_ttl: float | None = None,
+    root: str | None = None,
     compile_mode: CompileMode | None = None,
     watch: Watcher | None = None,
 ) -> LinkResult:
@@ -76,6 +78,10 @@ def link(  # noqa: PLR0913 - all but the first by keyword
             nothing of it is started, and no bytecode is compiled. Isolated, unless the file lists packages.
         lease: Keep the environment from gc until the result's ``lease`` is released, or this process and all
             that inherit its descriptor have ended.
+        lease_pid: Keep it from gc until the process of this number has ended.
+        lease_ttl: Keep it from gc for so many seconds, whatever has ended by then. With ``lease_pid``, how long that
+            counts for those who cannot see the process, in another pid namespace; by default a week.
+        root: Keep it from gc as the newest environment of a project of this name, of which gc keeps the newest ones.
         compile_mode: When bytecode is compiled that is not there yet: ``eager``, before this returns;
             ``background``, by a process that outlives this one; or ``off``. By default what
             ``$VRFSTORE_COMPILE`` says, else ``background``.
@@ -83,7 +89,7 @@ def link(  # noqa: PLR0913 - all but the first by keyword
 
     Raises:
         UsageError: ``$VRFSTORE_COMPILE`` is none of these; both ``python`` and ``target`` are given; ``vrfstore.toml``
-            cannot be read.
+            cannot be read; what is to keep the environment makes no sense (``Keeping.of``).
         RequirementsError: A file cannot be read or parsed, or asks for what it may not.
         InterpreterError: The base is missing or unsuitable, or the file does not describe one.
         StoreError: The store cannot be used.
@@ -96,6 +102,9 @@ def link(  # noqa: PLR0913 - all but the first by keyword
     if target is not None and python is not None:
         raise UsageError("an environment is for one interpreter: python or target", kind="options-conflict")
     opened = store if isinstance(store, Store) else Store.open(store)
+    keeping = Keeping.of(
+        opened, lease=lease, pid=lease_pid, seconds=lease_ttl, root=root, into=into is not None
+    )
     stats: dict[str, str] = {}
 
     def note(path: str) -> None:
@@ -123,9 +132,13 @@ def link(  # noqa: PLR0913 - all but the first by keyword
     digests = asked.digests(executable, os.environ, options.identity | policy.identity)
     clock = Clock()
     compile_mode = compile_mode or _compile_mode(os.environ)
-    place = None if into is None else check_directory(opened, os.fspath(into), force=force)
+    place = None
+    if into is not None:
+        from vrfstore.linker.into import check_directory  # noqa: PLC0415 - 20 ms that most links do not pay
+
+        place = check_directory(opened, os.fspath(into), force=force)
     if not policy.again and compile_mode != "eager" and place is None and described is None:
-        found, kept = _look_up(opened, digests, lease=lease)
+        found, kept = _look_up(opened, digests, keeping)
         if found is not None:
             try:
                 return _hit_result(opened, found, clock, kept)
@@ -152,7 +165,7 @@ def link(  # noqa: PLR0913 - all but the first by keyword
         watch=watch or nobody,
         target=described,
     )
-    return link_whole.run(lease=lease)
+    return link_whole.run(keeping)
 
 
 def link_again(
@@ -197,7 +210,7 @@ def link_again(
         watch=watch,
         lenient=True,
     )
-    return whole.run(lease=False)
+    return whole.run(Keeping())
 
 
 def _compile_mode(variables: Mapping[str, str]) -> CompileMode:
@@ -213,20 +226,21 @@ def _compile_mode(variables: Mapping[str, str]) -> CompileMode:
 
 
 def _look_up(
-    store: Store, digests: Sequence[str | None], *, lease: bool
+    store: Store, digests: Sequence[str | None], keeping: Keeping
 ) -> tuple[hit.Hit | None, Lease | None]:
     for digest in digests:
         found = None if digest is None else hit.look_up(store.layout, digest)
         if digest is None or found is None:
             continue
-        if not lease:
+        if keeping.nothing:
             return found, None
-        # Only now it is known what to lease; after that, everything is looked at again.
-        kept = leases.take(store.layout, environment=found.directory.partition(".")[0])
-        found = hit.look_up(store.layout, digest)
-        if found is not None:
-            return found, kept
-        kept.release()
+        # Only now it is known what to keep; after that, everything is looked at again.
+        kept = keeping.keep(store, found.directory)
+        again = hit.look_up(store.layout, digest)
+        if again is not None and again.directory == found.directory:
+            return again, kept
+        if kept is not None:
+            kept.release()
     return None, None
 
 

@@ -12,13 +12,12 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vrfstore import fs
 from vrfstore.errors import NotPermittedError, WheelError
 from vrfstore.linker.compatibility import check_compatible
 from vrfstore.linker.composing import composed
-from vrfstore.linker.into import Asked, Linked, link_into
 from vrfstore.linker.link import environment_key
 from vrfstore.linker.link import link as link_environment
 from vrfstore.linker.plan import Merge, settled
@@ -39,6 +38,7 @@ from vrfstore.requirements import lock as locks
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
 from vrfstore.runner.clock import Clock
+from vrfstore.runner.keeping import Keeping
 from vrfstore.runner.locking import Locked, Locker
 from vrfstore.runner.result import LinkedPackage, LinkResult
 from vrfstore.store import interpreters, leases, memos
@@ -46,6 +46,9 @@ from vrfstore.store.bytecode import is_compiled
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
+
+if TYPE_CHECKING:
+    from vrfstore.linker.into import Linked
 
 __all__ = ["CompileMode", "Linking"]
 
@@ -142,11 +145,11 @@ class Linking:
     lenient: bool = False
     target: targets.Target | None = None
 
-    def run(self, *, lease: bool) -> LinkResult:
+    def run(self, keeping: Keeping) -> LinkResult:
         """Make the environment exist.
 
         Args:
-            lease: Keep it from gc, until the result's lease is released.
+            keeping: What keeps it from gc after that.
 
         Raises:
             VrfstoreError, OSError: See ``link.link``.
@@ -172,7 +175,9 @@ class Linking:
                 # Warnings have to be said every time.
                 if made.record is not None and not ready.locked.warnings:
                     self._remember(ready.working, made.record, stats, ready.locked.until)
-                kept = leases.take(layout, environment=ready.key) if lease else None
+                # Under the lease on all of it, which has been there since before it was looked for.
+                directory = ready.key if made.record is None else made.record.directory
+                kept = keeping.keep(self.store, directory)
         return self._result(made, ready, kept)
 
     def _locker(self, session: Lease, base: Interpreter) -> Locker:
@@ -248,6 +253,8 @@ class Linking:
         place: str,
         lock: str,
     ) -> _Made:
+        from vrfstore.linker.into import Asked, link_into  # noqa: PLC0415 - 20 ms that most links do not pay
+
         asked = Asked(
             requirements=self._recorded(plans),
             path=os.path.abspath(self.asked.path),

@@ -34,7 +34,7 @@ class LinkResult:
         downloaded: Bytes that were fetched.
         warnings: What the caller should know.
         timings: Seconds by step: ``probe``, ``resolve``, ``fetch``, ``link``, ``total``.
-        lease: What keeps the environment, if that was asked for; the caller's to release.
+        lease: What keeps the environment, if a lease was asked for; the caller's to release.
         by_hand: (name, version) of what the user has installed into an environment of his own.
     """
 

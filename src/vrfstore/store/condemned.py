@@ -31,9 +31,8 @@ def names(layout: Layout) -> frozenset[str]:
     """Return the condemned names, such as ``environments/<key>`` and ``entries/<directory>``."""
     try:
         # The file is preallocated and may be longer than its list, which ends at the first NUL.
-        return frozenset(
-            fs.read_file(layout.condemned).partition(b"\0")[0].decode(errors="replace").splitlines()
-        )
+        text = os.fsdecode(fs.read_file(layout.condemned).partition(b"\0")[0])
+        return frozenset(name for name in text.split("\n") if name)
     except FileNotFoundError:
         return frozenset()
 
@@ -84,8 +83,9 @@ def _fill(spare: str, data: bytes) -> None:
     _clear_strange(spare)
     descriptor = os.open(spare, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
-        room = max(os.fstat(descriptor).st_size, CAPACITY)
-        fs.overwrite(descriptor, spare, data.ljust(room, b"\0"))
+        # A list ends at its first NUL: what is behind that stays as it is, and is not written again.
+        whole = os.fstat(descriptor).st_size >= CAPACITY
+        fs.overwrite(descriptor, spare, data + b"\0" if whole else data.ljust(CAPACITY, b"\0"))
     finally:
         os.close(descriptor)
 
@@ -106,7 +106,8 @@ def publish(layout: Layout, condemned: list[str]) -> None:
     The preallocated ``gc/spare`` is overwritten and renamed, so that a full disk does not matter.
     """
     spare = layout.of("gc", "spare")
-    _fill(spare, "".join(f"{name}\n" for name in condemned).encode())
+    # A name in two lines would be two others. Nobody wants one like that: keys and digests have none.
+    _fill(spare, os.fsencode("".join(f"{name}\n" for name in condemned if "\n" not in name)))
     fs.rename(spare, layout.condemned)
 
 

@@ -82,6 +82,8 @@ class Machine:
             OSError: There is one, and nothing can be read of it; see ``namespace``, too.
         """
         self.namespace()
+        if pid < 1:  # what kill(2) takes for several processes
+            return None
         path = f"{self._proc}/{pid}/stat"
         try:
             text = _text(path)

@@ -1,0 +1,80 @@
+"""What keeps things by itself, read from a look at a store, for ``graph``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from vrfstore.gc import absence, runtime, scan
+from vrfstore.gc.graph import Graph, Keeper
+from vrfstore.gc.policy import Policy, age
+from vrfstore.gc.roots import Root
+from vrfstore.gc.scan import View
+from vrfstore.store.leases import LeaseRecord
+from vrfstore.store.store import Store
+
+__all__ = ["keepers", "look", "read"]
+
+
+def look(store: Store, policy: Policy) -> View:
+    """Look at a store as a collection with this policy does."""
+    lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
+    return View(
+        store,
+        in_use=lambda: runtime.names_in_use(store.root),
+        keep_last=policy.keep_last,
+        forgotten=(known.token for known in lost.gone),
+    )
+
+
+def read(view: View, policy: Policy) -> Graph:
+    """Return who keeps what, as a look at a store has found it."""
+    return Graph(view.snapshot(), policy, keepers(view))
+
+
+def keepers(view: View) -> Mapping[str, Sequence[Keeper]]:
+    """Return what roots, external environments, leases and processes keep, by name."""
+    found: dict[str, list[Keeper]] = defaultdict(list)
+    for root, names in view.rooted():
+        for position, name in enumerate(names):
+            found[name].append(_root(root, position))
+            for entry in view.locked(name):
+                found[entry].append(_root(root, position, f" of lock {name.removeprefix('locks/')[:12]}"))
+    for external in view.registered:
+        words = f"external environment {external.path}"
+        references = {f"entries/{reference.directory}" for reference in external.references}
+        for name in (*references, *{f"locks/{lock}" for lock in external.locks}):
+            found[name].append(Keeper(kind="external", name=external.path, words=words))
+    for lease, names in view.leased():
+        for name in names:
+            found[name].append(_lease(lease, view.began))
+    commands: dict[int, str] = {}
+    for name, pids in view.in_use.items():
+        for pid in sorted(pids):
+            command = commands.setdefault(pid, runtime.command_of(pid))
+            words = f"process {pid} ({command})" if command else f"process {pid}"
+            found[name].append(Keeper(kind="process", name=str(pid), words=words))
+    return found
+
+
+def _root(root: Root, position: int, what: str = "") -> Keeper:
+    if root.project:
+        number = "the newest" if position == 0 else f"number {position + 1}"
+        words = f"root {root.name} (project, {number} of {len(root.names)})"
+    else:
+        words = f"root {root.name} (pin{what})"
+    return Keeper(kind="root", name=root.name, words=words)
+
+
+def _lease(lease: LeaseRecord, now: float) -> Keeper:
+    until = None
+    if lease.kind == "process":
+        words = f"lease {lease.id} of process {lease.process}"
+    elif lease.kind == "until" and lease.expires is not None:
+        until = lease.expires
+        words = f"lease {lease.id}, due in {age(until - now)}"
+    elif lease.kind == "held":
+        words = f"lease {lease.id} of a link or a run that is at work"
+    else:
+        words = f"lease {lease.name}, of a kind that this version does not know"
+    return Keeper(kind="lease", name=lease.name, words=words, until=until)
