@@ -72,6 +72,10 @@ kill-all: $(VENV)/.dev ## kill everything at every step, not only at a sample of
 gc-machine: $(VENV)/.dev ## let the state machine of gc run for ten minutes
 	$(BIN)/python -m pytest --machine-seconds 600 tests/test_gc_machine.py
 
+.PHONY: soak
+soak: $(VENV)/.dev ## link, collect and read side by side on one store for ten minutes
+	$(BIN)/python tests/soak.py
+
 .PHONY: exhaustive
 exhaustive: $(VENV)/.dev ## run every row of the tables of venv and of installers, on every Python found
 	$(BIN)/python -m pytest --exhaustive --numprocesses auto -m exhaustive

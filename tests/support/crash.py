@@ -12,6 +12,7 @@ import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -130,22 +131,29 @@ def _run_until(point: int, action: Callable[[], object]) -> int | None:
 
 
 class Paused:
-    """A process that has been stopped in the middle of something."""
+    """A process that has been stopped in the middle of something, until ``kill`` or ``go_on``."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
+        self._ended = False
 
     def kill(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        """End it where it is; nothing is done where it has ended."""
+        if not self._ended:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._ended = True
 
     def go_on(self) -> None:
+        """Let it end by itself, which it has to do well."""
         os.kill(self._pid, signal.SIGCONT)
         _, status = os.waitpid(self._pid, 0)
+        self._ended = True
         assert status == 0, "it failed, see its traceback"
 
 
-def paused_at(point: int, action: Callable[[], object]) -> Paused | None:
+@contextmanager
+def paused_at(point: int, action: Callable[[], object]) -> Iterator[Paused | None]:
     """Run an action in a process that is stopped at its ``point``-th step, see ``arm``; None if it had none such."""
 
     def doomed() -> None:
@@ -156,9 +164,14 @@ def paused_at(point: int, action: Callable[[], object]) -> Paused | None:
     pid = _fork(doomed)
     _, status = os.waitpid(pid, os.WUNTRACED)
     if os.WIFSTOPPED(status):
-        return Paused(pid)
-    assert status == 0, "it failed, see its traceback"
-    return None
+        paused = Paused(pid)
+        try:
+            yield paused
+        finally:
+            paused.kill()
+    else:
+        assert status == 0, "it failed, see its traceback"
+        yield None
 
 
 def sampled(steps: int, most: int = SAMPLE) -> list[int]:
