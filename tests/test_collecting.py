@@ -244,7 +244,24 @@ def test_what_is_claimed_in_the_middle_of_a_run_is_made_up_for_by_another(
     assert (report.missing, occupied(store) <= budget) == (0, True)
 
 
-def test_a_batch_is_as_large_as_users_do_not_notice(
+@pytest.mark.parametrize(
+    ("fixed", "each", "size"),
+    [
+        (0.0, 0.0, 256),
+        (0.0, 0.00001, 256),
+        (0.0, 0.0001, 100),
+        (0.005, 0.0001, 50),
+        (0.009, 0.0001, 50),  # what looking takes is no reason to look more often
+        (0.5, 0.0001, 50),
+        (0.0, 0.01, 8),
+        (0.0, 5.0, 8),
+    ],
+)
+def test_a_batch_is_as_large_as_users_do_not_notice(fixed: float, each: float, size: int) -> None:
+    assert sweep.batch_size(fixed, each) == size
+
+
+def test_batches_follow_what_they_cost(
     store: Store, environments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert environments
@@ -256,16 +273,13 @@ def test_a_batch_is_as_large_as_users_do_not_notice(
         publish(layout, listed)
 
     monkeypatch.setattr(condemned, "publish", notice)
+    monkeypatch.setattr(sweep, "batch_size", lambda _fixed, _each: 10)
     for number in range(40):
         directory = Path(store.layout.of("entries", f"{number:020x}-x-1"))
         directory.mkdir()
     time.sleep(0.02)
-    seconds = iter([0.0, 0.05, 0.0, 0.0, 0.0])
-    adapt = sweep._Sweep._adapt
-    monkeypatch.setattr(sweep._Sweep, "_adapt", lambda self, size, _: adapt(self, size, next(seconds)))
     sweep.collect(store, Policy(max_age=30 * DAY, grace=0))
-    # Twice as many after a quick one, half as many after a slow one.
-    assert batches == [16, 24]
+    assert batches == [16, 10, 10, 4]
 
 
 # --- the command

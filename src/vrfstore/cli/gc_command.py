@@ -108,8 +108,8 @@ def command(
 
     What is not given, vrfstore.toml says (docs/configuration.md).
     """
-    configured = configuration.read(os.environ).collecting
     opened = Store.open(store or default_store, to_look=dry_run)
+    configured = configuration.read(os.environ).collecting
     wanted = collecting.policy(configured, **given)
     metrics = collecting.metrics_path(prometheus, configured, dry_run=dry_run)
     report = collecting.run(

@@ -185,16 +185,20 @@ class View:
         for lease in self._protections.leases:
             yield lease, tuple(self._leased_by(lease))
 
-    def refresh(self, in_use: Mapping[str, Iterable[int]] | None = None) -> None:
+    def refresh(
+        self, in_use: Mapping[str, Iterable[int]] | None = None, *, environments: bool = True
+    ) -> None:
         """Look again at whatever may keep something that nothing kept before.
 
         Args:
             in_use: What processes use by now, where that was looked at again.
+            environments: Look for new environments as well, to which entries and locks matter, but no environment.
         """
         self._protections = self._protect()
         if in_use is not None:
             self._in_use |= in_use
-        self._look_at_environments()
+        if environments:
+            self._look_at_environments()
         self._kept = self._say_what_is_kept()
 
     def snapshot(self) -> Snapshot:
@@ -291,11 +295,11 @@ class View:
 
     def _look_at_environments(self) -> None:
         """See environments that were not there before, and that some are not there any more."""
-        there = self._store.environments()
-        for name in self._environments.keys() - set(there):
+        there = set(os.listdir(self._layout.of("environments")))
+        for name in [name for name in self._environments if name not in there]:
             self._drop(name)
-        for name in there:
-            if name in self._environments:
+        for name in there.difference(self._environments):
+            if name.startswith((STAGING_PREFIX, DEAD_PREFIX)):
                 continue
             state = self._state_of(name)
             if state is not None:

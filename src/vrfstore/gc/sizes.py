@@ -19,7 +19,7 @@ _BLOCK = 512
 
 
 def walk(path: str) -> Iterator[os.stat_result]:
-    """Yield what lstat(2) tells of everything at and below a path; no link is followed.
+    """Yield what lstat(2) tells of everything at and below a path; no link is followed, nor into another file system.
 
     What vanishes meanwhile, or may not be looked at, is left out; only ``path`` itself has to be there.
 
@@ -37,8 +37,11 @@ def walk(path: str) -> Iterator[os.stat_result]:
             continue
         for child in found:
             try:
-                yield child.stat(follow_symlinks=False)
-                if child.is_dir(follow_symlinks=False):
+                stat_result = child.stat(follow_symlinks=False)
+                if stat_result.st_dev != top.st_dev:
+                    continue
+                yield stat_result
+                if stat.S_ISDIR(stat_result.st_mode):
                     waiting.append(child.path)
             except OSError:
                 continue

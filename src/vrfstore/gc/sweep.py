@@ -30,7 +30,7 @@ from vrfstore.store.holds import hold
 from vrfstore.store.layout import DEAD_PREFIX
 from vrfstore.store.store import Store, check_parts
 
-__all__ = ["Report", "collect", "preview"]
+__all__ = ["Report", "batch_size", "collect", "preview"]
 
 _LARGEST_BATCH = 256
 _SMALLEST_BATCH = 8
@@ -197,7 +197,7 @@ class _Sweep:
         self._store = store
         self._policy = policy
         self._started = time.monotonic()
-        self._freed = sizes.Freed()
+        self._freed = 0
         self._problems: dict[str, None] = {}
         self._pauses: list[float] = []
         self._batch = 2 * _SMALLEST_BATCH
@@ -246,20 +246,20 @@ class _Sweep:
             records=records,
             forgotten=tuple(known.path for known in forgotten),
             contents=contents,
-            freed=self._freed.bytes,
+            freed=self._freed,
             kept=reasons,
             entries_kept=len(store.entries()),
             problems=(*view.problems, *self._problems, *_untold(lost)),
-            missing=0 if stopped else max(wanted - self._freed.bytes, 0),
+            missing=0 if stopped else max(wanted - self._freed, 0),
             stopped=stopped,
-            used=None if used is None else used - self._freed.bytes,
+            used=None if used is None else used - self._freed,
             seconds=time.monotonic() - self._started,
             pauses=tuple(self._pauses),
         )
 
     def _decide(self, found: Snapshot, wanted: int) -> Collection:
         """Decide what goes beside that which has gone already."""
-        policy, freed = self._policy, self._freed.bytes
+        policy, freed = self._policy, self._freed
         if not policy.has_budget and policy.max_freed is None:
             return decide(found, policy)
         if policy.max_freed is not None:
@@ -292,9 +292,10 @@ class _Sweep:
         aside: list[str] = []
         removed: list[str] = []
         condemned.publish(layout, [f"{part}/{name}" for name in names])
-        began = time.monotonic()
+        began = looked = time.monotonic()
         try:
-            view.refresh(in_use)
+            view.refresh(in_use, environments=part != "environments")
+            looked = time.monotonic()
             for name in view.unclaimed(part, names):
                 # Never longer than the name it replaces, so that a full directory block does not matter.
                 dead = layout.of(part, f"{DEAD_PREFIX}{fs.unique_name()}")
@@ -308,7 +309,9 @@ class _Sweep:
                 removed.append(name)
         finally:
             condemned.withdraw(layout)
-            self._adapt(len(names), time.monotonic() - began)
+            ended = time.monotonic()
+            self._pauses.append(ended - began)
+            self._batch = batch_size(looked - began, (ended - looked) / len(names))
         self._remove(aside)
         return removed
 
@@ -322,35 +325,37 @@ class _Sweep:
                 raise
             fs.rename(path, dead)
 
-    def _adapt(self, size: int, seconds: float) -> None:
-        """Choose the size of the next batch by how long this one kept users waiting."""
-        self._pauses.append(seconds)
-        if seconds > _LONGEST:
-            self._batch = max(size // 2, _SMALLEST_BATCH)
-        elif seconds < _LONGEST / 2 and size == self._batch:
-            self._batch = min(2 * size, _LARGEST_BATCH)
-
     def _remove(self, paths: Iterable[str]) -> int:
         """Remove what nobody can reach any more; what there is no time for, the next run finishes."""
         count = 0
         for path in paths:
             if self._out_of_time():
                 break
-            self._quietly(self._freed.see, path)
-            if self._quietly(fs.remove_tree, path):
-                count += 1
+            try:
+                fs.remove_tree(path, freed=self._count)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                # Never stops a run; the next one tries again.
+                self._problems[f"{error.filename or path}: {error.strerror}"] = None
+                continue
+            count += 1
         return count
 
-    def _quietly(self, action: Callable[[str], object], path: str) -> bool:
-        """Do something to one path; a failure is noted, and never stops a run."""
-        try:
-            action(path)
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            self._problems[f"{path}: {error.strerror}"] = None
-            return False
-        return True
+    def _count(self, size: int) -> None:
+        self._freed += size
+
+
+def batch_size(fixed: float, each: float) -> int:
+    """Return how many names the next batch has, so that its list is up for about as long as it should be.
+
+    Args:
+        fixed: Seconds that looking again took, however many names there are.
+        each: Seconds that each name took beside that.
+    """
+    # Where looking alone takes longer than that, small batches would only make it happen more often.
+    left = max(_LONGEST - fixed, _LONGEST / 2)
+    return min(max(int(left / each), _SMALLEST_BATCH), _LARGEST_BATCH) if each > 0 else _LARGEST_BATCH
 
 
 def _files(store: Store, plan: Collection, policy: Policy) -> Iterator[str]:

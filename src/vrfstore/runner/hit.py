@@ -101,7 +101,7 @@ def _check(
     if not fs.stamp(layout.record(environment)):
         return None
     # After the stamp, and before looking whether it is there: see store.condemned.
-    if fs.stat_token(layout.condemned) != "-":
+    if fs.stat_token(layout.condemned) != "-" and _is_condemned(layout, environment):
         return None
     root = layout.of("environments", environment)
     if any(fs.stat_token(f"{root}/{path}") != token for path, token in own.items()):
@@ -109,3 +109,16 @@ def _check(
     if any(fs.stat_token(path) != token for path, token in stats.items()):
         return None
     return Hit(environment, lock, f"{root}/bin/python")
+
+
+def _is_condemned(layout: Layout, environment: str) -> bool:
+    """Whether an environment is on the list; see ``store.condemned.names``, which takes too long to import.
+
+    A list may be overwritten while it is read. What was on it has had its turn by then, and what comes onto it is
+    looked at again, after our stamp.
+    """
+    try:
+        listed = fs.read_file(layout.condemned).partition(b"\0")[0]
+    except FileNotFoundError:
+        return False
+    return f"environments/{environment}".encode() in listed.split(b"\n")
