@@ -186,8 +186,10 @@ def test_what_was_used_within_the_grace_stays_and_the_rest_of_the_budget_is_miss
     ids=str,
 )
 def test_a_preview_with_a_budget_is_what_a_collection_does_to_the_byte(
-    store: Store, environments: list[str], budget: dict[str, Any]
+    store: Store, environments: list[str], budget: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Others write to the file system meanwhile.
+    monkeypatch.setattr(sizes, "room", lambda _: (10 * HEAVY, 100 * HEAVY))
     policy = with_budget(**budget)
     Path(store.layout.of("gc", "run")).touch()
     with leases.take(store.layout, environment=environments[1]):

@@ -311,6 +311,43 @@ def test_what_cannot_be_removed_is_named_and_all_the_rest_goes(
     assert not (tmp_path / "tree").exists()
 
 
+def test_what_a_removal_says_it_freed_is_what_has_lost_its_last_link(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    bushy(root)
+    (root / "one/large").write_bytes(b"x" * 100_000)
+    (root / "four/again").hardlink_to(root / "one/large")
+    (root / "one/shared").write_bytes(b"x" * 50_000)
+    (tmp_path / "outside").hardlink_to(root / "one/shared")
+    (root / "link").symlink_to("x" * 100)
+    deep = root.joinpath(*["d"] * 100)
+    deep.mkdir(parents=True)
+    inodes = {found.st_ino: found for found in (path.lstat() for path in [root, *root.rglob("*")])}
+    del inodes[(tmp_path / "outside").stat().st_ino]
+    freed: list[int] = []
+    fs.remove_tree(str(root), freed=freed.append)
+    assert sum(freed) == sum(found.st_blocks * 512 for found in inodes.values())
+
+
+def test_what_is_left_is_not_said_to_be_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name in ("stays", "goes"):
+        (root / name).write_bytes(b"x" * 4096)
+    expected = (root / "goes").stat().st_blocks * 512
+    unlink = os.unlink
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        if path == "stays":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    freed: list[int] = []
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        fs.remove_tree(str(root), freed=freed.append)
+    assert freed == [expected]
+
+
 def test_what_somebody_else_removes_meanwhile_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

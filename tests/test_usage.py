@@ -275,6 +275,29 @@ def test_what_is_common_comes_back_with_the_last(names: list[str], freed: int, t
     assert (found.freed(names), found.taken(names), found.total) == (freed, taken, 117)
 
 
+def test_what_a_thousand_entries_have_in_common_is_remembered_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = 1000
+    for number in range(entries):
+        os.mkdir(store.layout.of("entries", f"{number:020}-stand_in-1"))
+
+    def walk(path: str) -> Iterator[os.stat_result]:
+        if os.path.basename(path).endswith("-stand_in-1"):
+            yield os.stat_result((stat.S_IFREG, 7, 1, entries, 0, 0, 0, 0, 0, 0), {"st_blocks": 8})
+
+    monkeypatch.setattr(sizes, "walk", walk)
+    tracemalloc.start()
+    try:
+        found = usage.measure(store)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    ((group, size),) = found.common.items()
+    assert (len(group), size) == (entries, 8 * 512)
+    assert peak < 2000 * entries, "not as much as there are pairs"
+
+
 def test_measuring_remembers_only_what_has_links_that_it_has_not_seen(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

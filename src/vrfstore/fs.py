@@ -498,7 +498,7 @@ _ROUNDS = 8
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def remove_tree(path: str) -> None:
+def remove_tree(path: str, *, freed: Callable[[int], object] | None = None) -> None:
     """Remove a directory and all below it, sealed or not, or a single file, without ever following a symlink.
 
     Works through descriptors (openat(2), unlinkat(2)), so that a directory swapped for a link between looking
@@ -508,13 +508,17 @@ def remove_tree(path: str) -> None:
     What is mounted in the tree, be it the same file system once more, is not gone into, nor is a subvolume. That,
     and what else cannot be removed, is left, and all the rest goes.
 
+    Args:
+        path: What is to go.
+        freed: Told of everything that has gone how many bytes came back: its blocks, if that was its last link.
+
     Raises:
         OSError: Something is left; the error is about the first such thing, and ``filename`` says where it is.
             ``EXDEV`` or ``EBUSY`` where something is mounted.
     """
     parent = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _Removal(parent).remove(os.path.basename(path), path)
+        _Removal(parent, freed).remove(os.path.basename(path), path)
     except FileNotFoundError:
         pass
     finally:
@@ -524,10 +528,11 @@ def remove_tree(path: str) -> None:
 class _Removal:
     """The removal of one tree, which stays on the mount and on the file system of the directory that it is in."""
 
-    __slots__ = ("_failure", "_parent", "_place", "_top")
+    __slots__ = ("_failure", "_freed", "_parent", "_place", "_top")
 
-    def __init__(self, parent: int) -> None:
+    def __init__(self, parent: int, freed: Callable[[int], object] | None) -> None:
         self._parent = parent
+        self._freed = freed
         self._place = _place(parent)
         self._top = -1
         self._failure: OSError | None = None
@@ -536,11 +541,11 @@ class _Removal:
         """Remove ``name`` of the parent directory; ``path`` is what errors and effects call it."""
         descriptor = self._open(self._parent, name, path)
         if descriptor is None:
-            _effect("unlink", path)
-            os.unlink(name, dir_fd=self._parent)
+            self._unlink(self._parent, name, path)
             return
         self._top = descriptor
         try:
+            size = self._size(descriptor)
             for _ in range(_ROUNDS):
                 self._empty_all(path)
                 _effect("rmdir", path)
@@ -551,6 +556,7 @@ class _Removal:
                     if error.errno != errno.ENOTEMPTY:
                         raise
                 else:
+                    self._count(size)
                     return
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
         finally:
@@ -581,10 +587,10 @@ class _Removal:
             try:
                 inner = self._open(descriptor, name, child) if is_directory else None
                 if inner is None:
-                    _effect("unlink", child)
-                    os.unlink(name, dir_fd=descriptor)
+                    self._unlink(descriptor, name, child)
                     continue
                 try:
+                    size = self._size(inner)
                     if depth >= _DEEPEST:
                         # Moving a directory changes its `..`, for which an ordinary user has to be able to write to it.
                         os.fchmod(inner, 0o700)
@@ -597,9 +603,27 @@ class _Removal:
                     os.close(inner)
                 _effect("rmdir", child)
                 os.rmdir(name, dir_fd=descriptor)
+                self._count(size)
             except OSError as error:
                 self._left(error, child)
         return moved
+
+    def _unlink(self, parent: int, name: str, path: str) -> None:
+        size = 0
+        if self._freed is not None:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            size = found.st_blocks * _BLOCK if found.st_nlink == 1 else 0
+        _effect("unlink", path)
+        os.unlink(name, dir_fd=parent)
+        self._count(size)
+
+    def _size(self, descriptor: int) -> int:
+        """Return the bytes of an open directory, which has to be asked before it is emptied."""
+        return 0 if self._freed is None else os.fstat(descriptor).st_blocks * _BLOCK
+
+    def _count(self, size: int) -> None:
+        if self._freed is not None and size:
+            self._freed(size)
 
     def _left(self, error: OSError, path: str) -> None:
         """Note that something stays. What is gone already is no failure; what is not empty was, or has one below."""

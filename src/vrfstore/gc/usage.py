@@ -30,6 +30,8 @@ By = Literal["environment", "root", "package"]
 _BLOCK = 512
 """Bytes in which stat(2) counts."""
 
+_MASK = 0xFFFFFFFF
+_NOBODY = 0
 _LEFTOVERS = "leftovers"
 _MEMBERS = frozenset({"entries", "environments", "inputs", "locks", "requests"})
 """Parts of which every member counts by itself; another part counts as a whole."""
@@ -128,11 +130,12 @@ def _rank(part: str) -> int:
 
 
 class _Meter:
-    """Sums up what it is shown."""
+    """Sums up what it is shown. Owners are numbers: of one thing, or of some and one more."""
 
     def __init__(self) -> None:
-        self._owners: dict[tuple[int, frozenset[str]], int] = {}
-        self._by_number: list[tuple[int, frozenset[str]]] = []
+        self._numbers: dict[tuple[int, str], int] = {}
+        # Rank, number of all owners but the last, and the last: what a thousand entries have costs no million names.
+        self._owners: list[tuple[int, int, str]] = [(0, _NOBODY, "")]
         self._bytes: dict[int, int] = defaultdict(int)
         self._outside: dict[int, int] = defaultdict(int)
         # Links that have not been seen, owner and blocks in one number: a tuple would take four times the memory.
@@ -141,7 +144,7 @@ class _Meter:
 
     def see(self, rank: int, name: str, found: Iterable[os.stat_result]) -> None:
         """Count what is something's; what has gone meanwhile is nobody's."""
-        owner = self._number(rank, frozenset({name}))
+        owner = self._number(rank, _NOBODY, name)
         with contextlib.suppress(FileNotFoundError):
             for each in found:
                 self._count(owner, each)
@@ -155,41 +158,47 @@ class _Meter:
         known = self._open.pop(inode, None)
         left = found.st_nlink
         if known is not None:
-            owner = self._together(known >> 32 & 0xFFFFFFFF, owner)
-            left = min(known & 0xFFFFFFFF, left)
+            owner = self._together(known >> 32 & _MASK, owner)
+            left = min(known & _MASK, left)
         if left > 1:
             self._open[inode] = found.st_blocks << 64 | owner << 32 | left - 1
         else:
             self._bytes[owner] += found.st_blocks * _BLOCK
 
-    def _number(self, rank: int, names: frozenset[str]) -> int:
-        number = self._owners.setdefault((rank, names), len(self._by_number))
-        if number == len(self._by_number):
-            self._by_number.append((rank, names))
+    def _number(self, rank: int, others: int, name: str) -> int:
+        number = self._numbers.setdefault((others, name), len(self._owners))
+        if number == len(self._owners):
+            self._owners.append((rank, others, name))
         return number
 
     def _together(self, first: int, second: int) -> int:
         """Return whose an inode is that two have: the first's, or where both are of a kind, that of both."""
-        rank, names = self._by_number[first]
-        other_rank, others = self._by_number[second]
-        return first if rank < other_rank else self._number(rank, names | others)
+        rank, _, last = self._owners[first]
+        other_rank, _, name = self._owners[second]
+        # All that something has is seen in one go, so that looking at the last one is enough.
+        return first if rank < other_rank or last == name else self._number(rank, first, name)
 
     def usage(self) -> Usage:
         """Return the sums."""
         for packed in self._open.values():
-            self._outside[packed >> 32 & 0xFFFFFFFF] += (packed >> 64) * _BLOCK
+            self._outside[packed >> 32 & _MASK] += (packed >> 64) * _BLOCK
         own: dict[str, int] = defaultdict(int)
         common: dict[frozenset[str], int] = defaultdict(int)
         outside: dict[str, int] = defaultdict(int)
         for number, count in self._bytes.items():
-            _, names = self._by_number[number]
+            names = frozenset(self._names(number))
             if len(names) > 1:
                 common[names] += count
             else:
                 own[next(iter(names))] += count
         for number, count in self._outside.items():
-            outside[min(self._by_number[number][1])] += count
+            outside[min(self._names(number))] += count
         return Usage(own, common, outside)
+
+    def _names(self, number: int) -> Iterator[str]:
+        while number != _NOBODY:
+            _, number, name = self._owners[number]
+            yield name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

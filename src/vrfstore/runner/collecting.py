@@ -118,10 +118,10 @@ def over_budget(report: Report) -> BudgetError | None:
 
 def holders(store: Store, wanted: Policy) -> tuple[Holder, ...]:
     """Return who holds how much of a store, the largest first."""
-    from vrfstore.gc import claims, usage  # noqa: PLC0415 - only where a budget cannot be kept
+    from vrfstore.gc import keepers, usage  # noqa: PLC0415 - only where a budget cannot be kept
 
-    view = claims.look(store, wanted)
-    return tuple(usage.holders(claims.graph(view, wanted), usage.measure(store)))
+    view = keepers.look(store, wanted)
+    return tuple(usage.holders(keepers.read(view, wanted), usage.measure(store)))
 
 
 def metrics_path(given: str | None, configured: Collecting, *, dry_run: bool) -> str | None:
