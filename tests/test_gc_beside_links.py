@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.crash import Paused, count_kill, count_steps, litter, paused_at, reachable, sampled
+from support.crash import Paused, count_kill, events_of, litter, paused_at, reachable, sampled
 from support.supplies import Supplies
 from support.wheels import WheelSpec
 from vrfstore import fs
@@ -159,6 +159,16 @@ def in_use(world: World, how: str) -> LinkResult:
     return result
 
 
+def moments(action: Callable[[], object]) -> tuple[list[int], int]:
+    """Return at which steps of an action to stop it, each rename among them, and how many there are.
+
+    What is decided before a rename, and done after it, is all that can be lost.
+    """
+    events = events_of(action)
+    renames = [step for step, event in enumerate(events, 1) if event == "os.rename"]
+    return sorted({*sampled(len(events), SAMPLE), *renames}), len(events)
+
+
 ENDS = {"killed": Paused.kill, "let go on": Paused.go_on}
 
 
@@ -167,16 +177,16 @@ ENDS = {"killed": Paused.kill, "let go on": Paused.go_on}
 def test_a_gc_killed_or_delayed_anywhere_takes_nothing_that_was_linked_meanwhile(
     worlds: Callable[[], World], how: str, end: str
 ) -> None:
-    steps = count_steps(functools.partial(sweep.collect, worlds().store, EVERYTHING))
+    points, steps = moments(functools.partial(sweep.collect, worlds().store, EVERYTHING))
     tried = 0
-    for point in sampled(steps, SAMPLE):
+    for point in points:
         world = worlds()
         with paused_at(point, functools.partial(sweep.collect, world.store, EVERYTHING)) as paused:
             if paused is not None:
                 end_clean(world, linked(world, how, paused, ENDS[end]))
                 count_kill(steps)
                 tried += 1
-    assert tried >= min(steps, SAMPLE) / 2, "hardly anything was stopped"
+    assert tried > len(points) / 2, "hardly anything was stopped"
 
 
 @pytest.mark.parametrize("how", LINKS)
@@ -184,9 +194,9 @@ def test_a_gc_killed_or_delayed_anywhere_takes_nothing_that_was_linked_meanwhile
 def test_a_link_killed_or_delayed_anywhere_loses_nothing_to_a_gc_meanwhile(
     worlds: Callable[[], World], how: str, end: str
 ) -> None:
-    steps = count_steps(functools.partial(World.use, worlds(), how))
+    points, steps = moments(functools.partial(World.use, worlds(), how))
     tried = busy = 0
-    for point in sampled(steps, SAMPLE):
+    for point in points:
         world = worlds()
         answer = world.folder / "answer"
         with paused_at(point, functools.partial(note, world, how, answer)) as paused:
@@ -203,7 +213,7 @@ def test_a_link_killed_or_delayed_anywhere_loses_nothing_to_a_gc_meanwhile(
         end_clean(world, in_use(world, how))
         count_kill(steps)
         tried += 1
-    assert tried >= min(steps, SAMPLE) / 2, "hardly anything was stopped"
+    assert tried > len(points) / 2, "hardly anything was stopped"
     assert busy <= tried / 2
 
 

@@ -224,11 +224,13 @@ def test_a_project_keeps_its_newest_environments_and_a_pin_everything(store: Sto
         name="report", project=True, names=tuple(f"environments/{key}" for key in KEYS[3::-1])
     )
     assert root.environment == KEYS[3]
-    assert [len(root.kept(number)) for number in (0, 1, 3, 4, 99)] == [0, 1, 3, 4, 4]
-    assert root.kept(-1) == ()
-    assert root.kept(2) == (f"environments/{KEYS[3]}", f"environments/{KEYS[2]}")
+    assert [len(root.kept(number, KEYS)) for number in (0, 1, 3, 4, 99)] == [0, 1, 3, 4, 4]
+    assert root.kept(-1, KEYS) == ()
+    assert root.kept(2, KEYS) == (f"environments/{KEYS[3]}", f"environments/{KEYS[2]}")
+    # One that has gone makes room for an older one.
+    assert root.kept(2, {KEYS[0], KEYS[2]}) == (f"environments/{KEYS[2]}", f"environments/{KEYS[0]}")
     pin = Root(name="pin", names=("environments/x",))
-    assert pin.kept(0) == pin.names
+    assert pin.kept(0, ()) == pin.names
 
 
 def test_an_environment_that_is_linked_again_is_the_newest_again(store: Store) -> None:

@@ -50,7 +50,9 @@ kills: dict[str, tuple[int, int]] = {}
 """By test: how many times something was killed, and how many steps there were to kill it at."""
 
 
-def arm(point: int, reach: Callable[[], None] | None = None) -> Callable[[], int]:
+def arm(
+    point: int, reach: Callable[[], None] | None = None, events: list[str] | None = None
+) -> Callable[[], int]:
     """Let this process be killed at its ``point``-th step from now; never for 0.
 
     A step is the moment before a system call that changes something, announced to ``fs.on_effect`` or not, or
@@ -59,6 +61,7 @@ def arm(point: int, reach: Callable[[], None] | None = None) -> Callable[[], int
     Args:
         point: Which.
         reach: Is done there instead of being killed.
+        events: Where to write down of each step what it was: an audit event, or ``write``.
 
     Returns:
         What disarms it again, and returns how many steps there were.
@@ -69,20 +72,22 @@ def arm(point: int, reach: Callable[[], None] | None = None) -> Callable[[], int
     seen = 0
     armed = True
 
-    def last() -> bool:
+    def last(event: str) -> bool:
         nonlocal seen
         if armed:
             seen = next(steps)
+            if events is not None:
+                events.append(event)
         return armed and seen == point
 
     def audit(event: str, details: tuple[object, ...]) -> None:
         creates = event == "open" and isinstance(details[2], int) and details[2] & os.O_CREAT
-        if (creates or event in _CHANGES) and last():
+        if (creates or event in _CHANGES) and last(event):
             reached()
 
     def write(call: Callable[..., int], descriptor: int, data: memoryview, *offset: int) -> int:
         done = 0
-        if last():
+        if last("write"):
             done = call(descriptor, data[: len(data) // 2], *offset)
             reached()
         return done + call(descriptor, data[done:], *(position + done for position in offset))
@@ -128,6 +133,19 @@ def _run_until(point: int, action: Callable[[], object]) -> int | None:
         return None
     assert status == 0, "it failed, see its traceback"
     return int(answer)
+
+
+def events_of(action: Callable[[], object]) -> list[str]:
+    """Run an action in a process; return what each of its steps was, see ``arm``."""
+
+    def watched() -> list[str]:
+        events: list[str] = []
+        disarm = arm(0, events=events)
+        action()
+        disarm()
+        return events
+
+    return together(watched)[0]
 
 
 class Paused:

@@ -21,6 +21,7 @@ from vrfstore.store.layout import Layout
 __all__ = ["Absence", "look", "settle"]
 
 _PREFIX = "absent."
+_HOUR = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +56,8 @@ def look(layout: Layout, *, now: float, grace: float) -> Absence:
             continue
         state = externals.state_of(known)
         if state == "unknown" and externals.token_at(known.path) != known.token:
-            found["unknown"].append(known)
+            if not _is_new(layout, known.token, now):
+                found["unknown"].append(known)
         elif state == "absent":
             first = since.pop(known.token, None)
             if first is None:
@@ -68,6 +70,14 @@ def look(layout: Layout, *, now: float, grace: float) -> Absence:
         over=tuple(sorted(since)),
         unknown=tuple(found["unknown"]),
     )
+
+
+def _is_new(layout: Layout, token: str, now: float) -> bool:
+    """Whether an environment may just be being made: it is registered before it has a record of its own."""
+    try:
+        return now - externals.registered_at(layout, token) < _HOUR
+    except OSError:
+        return True
 
 
 def settle(layout: Layout, absence: Absence) -> tuple[Registration, ...]:

@@ -15,8 +15,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from vrfstore import codec, fs
@@ -56,9 +57,17 @@ class Root:
     project: bool = False
     names: tuple[str, ...]
 
-    def kept(self, keep_last: int) -> tuple[str, ...]:
-        """Return the names that stay: all of a pin, the newest ``keep_last`` of a project."""
-        return self.names[: max(keep_last, 0)] if self.project else self.names
+    def kept(self, keep_last: int, there: Container[str]) -> tuple[str, ...]:
+        """Return the names that stay: all of a pin, and of a project the newest environments that are there.
+
+        Args:
+            keep_last: How many of a project.
+            there: The directory names of the environments that are there.
+        """
+        if not self.project:
+            return self.names
+        found = (name for name in self.names if name.removeprefix("environments/") in there)
+        return tuple(islice(found, max(keep_last, 0)))
 
     @property
     def kind(self) -> str:

@@ -174,7 +174,7 @@ class View:
     def rooted(self) -> Iterator[tuple[roots.Root, tuple[str, ...]]]:
         """Yield each root with the names that it keeps, in their order."""
         for root in self._protections.roots:
-            yield root, root.kept(self._keep_last)
+            yield root, root.kept(self._keep_last, self._environments)
 
     def locked(self, name: str) -> tuple[str, ...]:
         """Return the entries that stay with a pinned lock, by its name ``locks/<digest>``."""
@@ -390,7 +390,7 @@ class View:
         kept: dict[str, list[str]] = defaultdict(list)
         for root in self._protections.roots:
             why = f"pinned by root {root.name}"
-            for name in root.kept(self._keep_last):
+            for name in root.kept(self._keep_last, self._environments):
                 for each in (name, *self._entries_of(self._protections.locked.get(name, ()))):
                     kept[each].append(why)
         for found in self._protections.external:

@@ -73,7 +73,8 @@ def refill(layout: Layout) -> None:
         return
     fs.remove_tree(path)  # half of one, or what somebody put there
     try:
-        with fs.NewFile(path) as file:
+        # With the mode that a new file has from its first moment: a kill leaves none that is whole but for its mode.
+        with fs.NewFile(path, mode=0o600) as file:
             file.allocate(SIZE)
     except OSError as error:
         fs.remove_file(path)

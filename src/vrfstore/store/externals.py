@@ -37,6 +37,7 @@ __all__ = [
     "read",
     "read_registration",
     "register",
+    "registered_at",
     "registrations",
     "state_of",
     "token_at",
@@ -344,6 +345,15 @@ def register(layout: Layout, lease: Lease, registration: Registration) -> None:
 def forget(layout: Layout, token: str) -> bool:
     """Let gc know no more of an environment. Returns whether it did."""
     return fs.remove_file(_path(layout, token))
+
+
+def registered_at(layout: Layout, token: str) -> float:
+    """Return when an environment was registered last, seconds since the epoch.
+
+    Raises:
+        OSError: It is not, or that cannot be told.
+    """
+    return os.lstat(_path(layout, token)).st_mtime
 
 
 def forget_absent(layout: Layout, registration: Registration) -> bool:
