@@ -375,6 +375,26 @@ def test_an_environment_with_an_unreadable_record_stays_with_what_its_links_lead
     assert dangling(world.path(world.live)) == []
 
 
+def test_an_environment_that_comes_between_scan_and_second_reading_and_tells_nothing_keeps_older_entries(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.age(world.live, -DAY)  # it stays, and with it all but the lonely entry
+
+    def appear() -> None:
+        Path(world.path(ABSENT)).mkdir()
+
+    dead = world.store.layout.of("environments", ".dead-")
+    at_effect(
+        monkeypatch,
+        "rename",
+        dead,
+        lambda: at_effect(monkeypatch, "rename", world.store.layout.condemned, appear),
+    )
+    assert world.collect().environments == (world.dead,)
+    assert os.path.isdir(world.path(ABSENT))
+    assert world.entries() == {"live", "dead", "shared", "lonely"}
+
+
 def test_where_nothing_tells_what_an_environment_refers_to_every_older_entry_stays(world: World) -> None:
     fs.remove_tree(world.path(world.live))
     Path(world.path(world.live)).mkdir()

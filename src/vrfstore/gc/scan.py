@@ -144,6 +144,8 @@ class View:
         self._forgotten = frozenset(forgotten)
         self._environments: dict[str, EnvironmentState] = {}
         self._referrers: Counter[str] = Counter()
+        self._dark: dict[str, float] = {}
+        """When each environment was made of which nobody can tell what it refers to."""
         self._by_key: dict[str, list[str]] = defaultdict(list)
         self._leased: set[str] = set()
         # In this order: see above.
@@ -290,8 +292,10 @@ class View:
             return False
 
     def _is_kept_unseen(self, made: float) -> bool:
+        """Whether something that cannot be read may refer to what was published at a time."""
         protections = self._protections
-        return bool(protections.keep_all) or any(made <= time for time in protections.keep_before.values())
+        times = (*protections.keep_before.values(), *self._dark.values())
+        return bool(protections.keep_all) or any(made <= time for time in times)
 
     def _look_at_environments(self) -> None:
         """See environments that were not there before, and that some are not there any more."""
@@ -306,9 +310,12 @@ class View:
                 self._environments[name] = state
                 self._by_key[_generation(name)[0]].append(f"environments/{name}")
                 self._referrers.update(state.entries or ())
+                if state.entries is None:
+                    self._dark[name] = state.made
 
     def _drop(self, environment: str) -> None:
         state = self._environments.pop(environment, None)
+        self._dark.pop(environment, None)
         if state is not None:
             self._referrers.subtract(state.entries or ())
             self._by_key[_generation(environment)[0]].remove(f"environments/{environment}")
