@@ -14,6 +14,7 @@ from vrfstore.gc.policy import Policy
 from vrfstore.gc.sweep import Report, collect, preview
 from vrfstore.runner.configuration import Collecting
 from vrfstore.store.store import Store
+from vrfstore.units import size_text
 
 if TYPE_CHECKING:
     from vrfstore.gc.usage import Holder
@@ -111,7 +112,7 @@ def over_budget(report: Report) -> BudgetError | None:
     if not report.missing:
         return None
     return BudgetError(
-        f"{report.missing} bytes more would have to go, and all that is left is in use",
+        f"{size_text(report.missing)} more would have to go, and all that is left is in use",
         hint="see what holds it: vrfstore du; raise the budget, shorten --grace, or end what is in use",
     )
 
