@@ -486,7 +486,8 @@ def _inputs(layout: Layout) -> Iterator[tuple[str, tuple[str, float, float]]]:
         memo = _memo(layout.of("inputs", name))
         if memo is not None:
             until = memo.get("until")
-            stale = float(until) if isinstance(until, (int, float)) else 0.0
+            # As it is: a number that is no float's is as late as never.
+            stale = until if isinstance(until, (int, float)) else 0.0
             yield name.removesuffix(".json"), (str(memo.get("environment")), written, stale)
 
 
