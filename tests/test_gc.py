@@ -671,6 +671,18 @@ def test_a_preview_is_what_a_collection_does_to_the_byte(world: World) -> None:
     assert (len(done.environments), len(done.entries), done.leftovers, done.records) == (2, 1, 4, 3)
 
 
+def test_a_preview_and_a_collection_agree_on_files_that_are_not_called_as_ours(world: World) -> None:
+    world.pin()
+    strangers = {part: Path(world.store.layout.of(part, "x.bak")) for part in ("inputs", "requests", "locks")}
+    for path in strangers.values():
+        path.write_bytes(b"{}")
+    time.sleep(0.01)
+    seen = sweep.preview(world.store, EVERYTHING)
+    done = world.collect()
+    assert seen.records == done.records == 0
+    assert all(path.exists() for path in strangers.values())
+
+
 def test_what_a_collection_says_it_freed_is_what_became_free(world: World) -> None:
     leave_remains(world)
     time.sleep(0.01)
