@@ -324,6 +324,17 @@ def test_over_budget_has_an_exit_code_of_its_own_and_the_report_is_there_all_the
     assert store.environments() == [environments[0]]
 
 
+def test_what_a_dry_run_would_take_is_not_said_to_hold_anything(
+    command: Command, store: Store, environments: list[str]
+) -> None:
+    with leases.take(store.layout, environment=environments[0]):
+        seen = command("gc", "--max-size", "1k", "--grace", "0", "--dry-run", "--json")
+        done = command("gc", "--max-size", "1k", "--grace", "0", "--json")
+    assert seen.document["removed"]["environments"] == environments[1:]
+    assert [holder["name"] for holder in seen.document["holders"]] == [f"environments/{environments[0]}"]
+    assert seen.document["holders"] == done.document["holders"]
+
+
 def test_over_budget_in_words(command: Command, store: Store, environments: list[str]) -> None:
     assert environments
     ended = command("gc", "--max-size", "1k")
