@@ -65,11 +65,18 @@ def plain(text: str) -> None:
         try:
             stream.write(f"{text}\n")
         except UnicodeEncodeError:  # a path in bytes that the terminal's encoding has no characters for
-            stream.buffer.write(os.fsencode(f"{text}\n"))
+            stream.buffer.write(_bytes(f"{text}\n"))
         stream.flush()
     except OSError as error:
         error.filename = STDOUT
         raise
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:  # half a character, which JSON can spell and no path has
+        return text.encode(errors="backslashreplace")
 
 
 def visible(text: str) -> str:
