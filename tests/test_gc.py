@@ -25,7 +25,7 @@ from vrfstore.errors import BusyError, StoreDamagedError, UsageError
 from vrfstore.gc import roots, runtime, scan, sweep
 from vrfstore.gc.policy import Policy, decide
 from vrfstore.linker.link import environment_key, link
-from vrfstore.store import condemned, leases, memos
+from vrfstore.store import condemned, leases, memos, records
 from vrfstore.store.holds import hold
 from vrfstore.store.store import Store
 
@@ -248,6 +248,29 @@ def test_a_lease_on_a_key_keeps_all_its_generations(world: World) -> None:
     assert second == f"{world.live}.1"
     with leases.take(world.store.layout, environment=world.live):
         assert set(world.collect().kept) == {world.live, second}
+
+
+@pytest.mark.parametrize(("changed", "stays"), [(True, False), (False, True)])
+def test_an_earlier_generation_goes_after_a_week_only_where_it_is_not_handed_out_any_more(
+    world: World, changed: bool, stays: bool
+) -> None:
+    configuration = Path(world.path(world.live), "pyvenv.cfg")
+    aside = configuration.rename(configuration.with_name("aside"))
+    second = world.environment("live", "shared")
+    aside.rename(configuration)
+    record = world.store.record(world.live)
+    if not changed:
+        # As healing leaves it: it is handed out again.
+        own = {path: records.own_token(f"{world.path(world.live)}/{path}") for path in record.own}
+        Path(world.store.layout.record(world.live)).write_bytes(
+            records.record_to_json(replace(record, own=own))
+        )
+    assert world.store.usable_environment(record.key)[1] == changed
+    for environment in (world.live, second):
+        world.age(environment, 8 * DAY)
+    report = world.collect(Policy(max_age=30 * DAY, grace=DAY))
+    assert (world.live in report.kept) is stays
+    assert second in report.kept
 
 
 @contextmanager

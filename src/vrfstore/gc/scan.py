@@ -22,7 +22,7 @@ from vrfstore.errors import StoreDamagedError
 from vrfstore.gc import roots
 from vrfstore.gc.policy import EnvironmentState, Snapshot
 from vrfstore.model import Digest
-from vrfstore.store import externals, interpreters, leases
+from vrfstore.store import externals, interpreters, leases, records
 from vrfstore.store.layout import DEAD_PREFIX, DIGEST_LENGTHS, MEMO_SCHEMA, STAGING_PREFIX, Layout
 from vrfstore.store.locked import locked_digests
 from vrfstore.store.store import Store
@@ -209,7 +209,7 @@ class View:
             key, generation = _generation(name)
             highest[key] = max(highest.get(key, 0), generation)
         environments = {
-            name: replace(state, superseded=True)
+            name: replace(state, superseded=self._was_changed(name))
             if _generation(name)[1] < highest[_generation(name)[0]]
             else state
             for name, state in self._environments.items()
@@ -230,6 +230,13 @@ class View:
             keep_before=dict(self._protections.keep_before),
             keep_all=tuple(self._protections.keep_all),
         )
+
+    def _was_changed(self, environment: str) -> bool:
+        """Whether somebody changed an environment, so that it is not handed out any more."""
+        try:
+            return not records.unchanged(self._layout, self._store.record(environment))
+        except (OSError, StoreDamagedError):
+            return True
 
     def unclaimed(self, part: str, names: Iterable[str]) -> list[str]:
         """Return those of the names, which were dead when they were decided on, that nobody has claimed since.

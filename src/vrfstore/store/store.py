@@ -41,6 +41,9 @@ __all__ = ["Added", "Store", "check_parts", "default_root"]
 
 _CHUNK = 1 << 18
 
+_COLLECTED = 8
+"""How many generations that are not there are passed over in search of one that stands."""
+
 _LOCK = re.compile(r"[0-9a-f]{64}\.toml", re.ASCII)
 
 
@@ -484,20 +487,25 @@ class Store:
         """Return the environment of a key that may be handed out, and the generation to make where there is none.
 
         The caller has a lease on the key. Generations that somebody changed by hand, or whose record cannot be
-        read, are passed over.
+        read, are passed over, and are not used thereby: they become due. So are some that have been collected, after
+        which a later one may stand.
         """
+        free: int | None = None
         for generation in itertools.count():
             directory = environment_directory(key, generation)
-            # In this order: see store.condemned.
-            fs.stamp(self.layout.record(directory))
+            # Whatever is there after this stays as long as the lease: see store.condemned.
             condemned.wait_until_clear(self.layout, {f"environments/{directory}"})
             try:
                 record = self.record(directory)
             except FileNotFoundError:
-                return None, generation
+                free = generation if free is None else free
+                if generation - free >= _COLLECTED:
+                    return None, free
+                continue
             except StoreDamagedError:
                 continue
             if records.unchanged(self.layout, record):
+                fs.stamp(self.layout.record(directory))
                 return record, generation
         raise AssertionError
 
