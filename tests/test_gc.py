@@ -27,6 +27,7 @@ from vrfstore.gc.policy import Policy, decide
 from vrfstore.linker.link import environment_key, link
 from vrfstore.store import condemned, leases, memos, records
 from vrfstore.store.holds import hold
+from vrfstore.store.interpreters import ready_links
 from vrfstore.store.store import Store
 
 EVERYTHING = Policy(max_age=0, grace=0)
@@ -652,6 +653,38 @@ def test_a_memo_that_cannot_be_read_stops_nothing(world: World, part: str, conte
     Path(world.store.layout.of(part, "odd.json")).write_bytes(content)
     world.collect()
     assert world.store.environments() == []
+
+
+def test_links_to_an_interpreter_that_is_gone_go_as_a_whole_wherever_a_gc_is_killed(
+    world: World, tmp_path: Path
+) -> None:
+    layout = world.store.layout
+    interpreter = tmp_path / "python"
+    interpreter.touch()
+    with world.store.session() as lease:
+        links = Path(ready_links(layout, lease, replace(base(), real=str(interpreter))))
+    made = sorted(os.listdir(links))
+    interpreter.unlink()
+
+    unlinked: list[str] = []
+
+    def kill(name: str, path: str) -> None:
+        if name == "unlink" and f"{layout.of('interpreters')}/" in path:
+            unlinked.append(path)
+            if len(unlinked) > 1:
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fs, "on_effect", kill)
+        with pytest.raises(KeyboardInterrupt):
+            world.collect()
+    interpreter.touch()  # it was only not mounted
+    with world.store.session() as lease:
+        again = ready_links(layout, lease, replace(base(), real=str(interpreter)))
+    assert (Path(again), sorted(os.listdir(links))) == (links, made)
+    world.collect()
+    assert sorted(os.listdir(links)) == made
+    assert [name for name in os.listdir(layout.of("interpreters")) if name.startswith(".")] == []
 
 
 def test_logs_go_after_a_week(world: World) -> None:

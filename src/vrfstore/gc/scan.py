@@ -70,7 +70,7 @@ def leftovers(store: Store) -> Leftovers:
     ]
     dead = [
         layout.of(part, name)
-        for part in ("entries", "environments", "locks")
+        for part in ("entries", "environments", "locks", "interpreters")
         for name in os.listdir(layout.of(part))
         if name.startswith(DEAD_PREFIX)
     ]
@@ -500,7 +500,7 @@ def _inputs(layout: Layout) -> Iterator[tuple[str, tuple[str, float, float]]]:
 
 def _probes(layout: Layout) -> Iterator[tuple[str, float]]:
     for name, written in _times(layout, "interpreters"):
-        if not interpreters.is_useful(layout, name):
+        if not name.startswith(DEAD_PREFIX) and not interpreters.is_useful(layout, name):
             yield name, written
 
 

@@ -226,7 +226,7 @@ class _Sweep:
             contents |= _contents(found, plan.environments)
             gone = self._batches(view, "environments", plan.environments)
             went = self._batches(view, "entries", plan.entries)
-            records += self._remove(_files(store, plan, policy))
+            records += self._remove(self._out_of_reach(_files(store, plan, policy)))
             records += len(self._batches(view, "locks", plan.locks))
             environments += gone
             entries += went
@@ -325,6 +325,20 @@ class _Sweep:
             if not full or not ballast.free(self._store.layout, refused=True):
                 raise
             fs.rename(path, dead)
+
+    def _out_of_reach(self, paths: Iterable[str]) -> Iterator[str]:
+        """Yield paths; a directory under a dead name, since nobody could tell that it had gone by half."""
+        for path in paths:
+            if os.path.islink(path) or not os.path.isdir(path):
+                yield path
+                continue
+            dead = f"{os.path.dirname(path)}/{DEAD_PREFIX}{fs.unique_name()}"
+            try:
+                self._rename(path, dead)
+            except OSError as error:
+                self._problems[f"{path} cannot be removed: {error.strerror}"] = None
+            else:
+                yield dead
 
     def _remove(self, paths: Iterable[str]) -> int:
         """Remove what nobody can reach any more; what there is no time for, the next run finishes."""
