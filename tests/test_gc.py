@@ -327,6 +327,17 @@ def test_processes_that_cannot_be_looked_at_protect_nothing_and_stop_nothing(tmp
     assert runtime.names_in_use(store, f"{proc}/absent") == {}
 
 
+def test_where_no_process_can_be_seen_the_report_says_so(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runtime.can_be_seen()
+    assert not runtime.can_be_seen(str(tmp_path / "absent"))
+    monkeypatch.setattr(runtime, "can_be_seen", lambda: False)
+    for report in (sweep.preview(world.store, EVERYTHING), world.collect()):
+        (problem,) = report.problems
+        assert "/proc does not show them" in problem
+
+
 def test_a_long_argument_of_some_process_does_not_hold_a_collection_up(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     # Linear search takes less than a millisecond, quadratic search several seconds.

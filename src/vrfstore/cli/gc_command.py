@@ -58,7 +58,7 @@ Examples:
     "--keep-last",
     type=click.IntRange(min=0),
     metavar="NUMBER",
-    help="Of each project root, keep so many environments, the newest. [default: 1]",
+    help="Of each project root, keep so many environments, the newest, of the 100 that are remembered. [default: 1]",
 )
 @click.option(
     "--grace",

@@ -125,7 +125,7 @@ def preview(store: Store, policy: Policy) -> Report:
         freed=ledger.freed,
         kept=plan.reasons,
         entries_kept=len(found.entries) - len(plan.entries),
-        problems=(*view.problems, *_untold(lost)),
+        problems=(*view.problems, *_untold(lost), *_unseen()),
         missing=0 if plan.enough else max(wanted - ledger.freed, 0),
         stopped="freed" if plan.enough else "",
         used=None if used is None else used - ledger.freed,
@@ -176,6 +176,15 @@ def _untold(lost: absence.Absence) -> Iterator[str]:
         yield (
             f"what the environment {known.path} refers to is kept: nobody can tell from here whether it is there; if "
             f"it is gone: vrfstore env forget {known.token}"
+        )
+
+
+def _unseen() -> Iterator[str]:
+    """Yield what to say where no process can be seen, so that none protects what it uses."""
+    if not runtime.can_be_seen():
+        yield (
+            "what running processes use is not kept for that: /proc does not show them here; mount it, or keep "
+            "environments with leases or roots"
         )
 
 
@@ -250,7 +259,7 @@ class _Sweep:
             freed=self._freed,
             kept=reasons,
             entries_kept=len(store.entries()),
-            problems=(*view.problems, *self._problems, *_untold(lost)),
+            problems=(*view.problems, *self._problems, *_untold(lost), *_unseen()),
             missing=0 if stopped else max(wanted - self._freed, 0),
             stopped=stopped,
             used=None if used is None else used - self._freed,
