@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -465,11 +466,15 @@ def _links_into_entries(environment: str) -> frozenset[str] | None:
 
 
 def _changed(path: str) -> float:
-    """Return when a path was last changed in any way, seconds since the epoch; what cannot be looked at, just now."""
+    """Return when a path was last changed in any way, seconds since the epoch.
+
+    What cannot be looked at was changed just now, and so was what a link leads to, of which nobody can tell.
+    """
     try:
-        return os.lstat(path).st_ctime
+        found = os.lstat(path)
     except OSError:
         return now()
+    return now() if stat.S_ISLNK(found.st_mode) else found.st_ctime
 
 
 def _times(layout: Layout, part: str, names: Iterable[str] | None = None) -> Iterator[tuple[str, float]]:
