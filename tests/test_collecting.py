@@ -338,6 +338,21 @@ def test_no_store_is_made_to_be_collected(
     assert not (tmp_path / "mistyped").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["gc", "--dry-run"], ["why", "x"], ["du"], ["list", "--unused"], ["roots", "list"]],
+    ids=" ".join,
+)
+def test_of_a_store_that_was_made_by_half_nothing_is_told(
+    command: Command, store: Store, arguments: list[str]
+) -> None:
+    os.rmdir(store.layout.of("leases"))
+    ended = command(*arguments, "--json")
+    assert (ended.code, ended.document["error"]["kind"]) == (21, "store-part")
+    assert command("gc").code == 0
+    assert os.path.isdir(store.layout.of("leases"))
+
+
 def test_over_budget_has_an_exit_code_of_its_own_and_the_report_is_there_all_the_same(
     command: Command, store: Store, environments: list[str]
 ) -> None:

@@ -109,9 +109,7 @@ def command(
     What is not given, vrfstore.toml says (docs/configuration.md).
     """
     # Where there is no store, the path is wrong, and one that is made in its place would hide that.
-    opened = Store.open(store or default_store, to_look=True)
-    if not dry_run:
-        opened = Store.open(opened.root)
+    opened = Store.open(store or default_store, to_look=dry_run, to_make=False)
     configured = configuration.read(os.environ).collecting
     wanted = collecting.policy(configured, **given)
     metrics = collecting.metrics_path(prometheus, configured, dry_run=dry_run)

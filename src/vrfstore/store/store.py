@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from vrfstore.store.ingest import Job, Staged
     from vrfstore.store.zip_structure import Limits
 
-__all__ = ["Added", "Store", "check_parts", "default_root"]
+__all__ = ["Added", "Store", "check_parts", "check_whole", "default_root"]
 
 _CHUNK = 1 << 18
 
@@ -97,6 +97,7 @@ class Store:
         *,
         durable: bool = True,
         to_look: bool = False,
+        to_make: bool = True,
     ) -> Store:
         """Open the store at ``root``, and make it where there is none yet.
 
@@ -106,6 +107,7 @@ class Store:
                 damaged ones.
             to_look: Nothing will be changed: there has to be a store, which may be one that may only be read, or
                 another user's.
+            to_make: Where there is no store, one is wanted.
 
         Raises:
             StoreError: It cannot be made, read or written, is of an unknown format, or the directory is
@@ -113,6 +115,8 @@ class Store:
         """
         layout = Layout(os.path.abspath(os.fspath(root)) if root is not None else default_root())
         try:
+            if (to_look or not to_make) and not os.path.lexists(layout.marker):
+                raise _missing(layout)
             _prepare(layout, to_look=to_look)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE}:
@@ -559,6 +563,15 @@ def _damaged(message: str, path: str, kind: str | None = None) -> StoreDamagedEr
     )
 
 
+def _missing(layout: Layout) -> StoreError:
+    return StoreError(
+        f"there is no store at {layout.root}",
+        kind="store-missing",
+        path=layout.root,
+        hint="the first vrfstore link makes one",
+    )
+
+
 def _prepare(layout: Layout, *, to_look: bool) -> None:
     """Make what of a store is not there yet, and refuse what is not ours.
 
@@ -566,13 +579,6 @@ def _prepare(layout: Layout, *, to_look: bool) -> None:
         StoreError: Unknown format, or a directory of somebody else's.
     """
     if to_look:
-        if not os.path.lexists(layout.marker):
-            raise StoreError(
-                f"there is no store at {layout.root}",
-                kind="store-missing",
-                path=layout.root,
-                hint="the first vrfstore link makes one",
-            )
         _check_format(layout)
         return
     if not os.path.lexists(layout.marker):
@@ -612,15 +618,32 @@ def _prepare(layout: Layout, *, to_look: bool) -> None:
     ballast.preallocate(layout)
 
 
+def check_whole(layout: Layout) -> None:
+    """Refuse a store of which a part is not there: whoever made it was killed, or somebody has removed it.
+
+    Raises:
+        StoreError: One of them is missing.
+    """
+    for part in SUBDIRECTORIES:
+        if not os.path.lexists(layout.of(part)):
+            raise StoreError(
+                f"{part} is missing",
+                kind="store-part",
+                path=layout.of(part),
+                hint="the next vrfstore link makes the directory",
+            )
+
+
 def check_parts(layout: Layout) -> None:
     """Refuse a store of which a part is not a directory of its own: behind a link, a gc would be elsewhere.
 
     The store itself may be behind a link, and a part may be a mount point.
 
     Raises:
-        StoreError: One of them is a symlink, or no directory at all.
+        StoreError: One of them is missing, a symlink, or no directory at all.
         OSError: One cannot be looked at.
     """
+    check_whole(layout)
     for part in SUBDIRECTORIES:
         path = layout.of(part)
         mode = os.lstat(path).st_mode
