@@ -303,3 +303,24 @@ def test_only_the_end_of_what_is_said_is_kept() -> None:
     os.close(sink)
     assert len(relay.tail) == supervise.TAIL
     assert relay.tail.endswith(b"xthe end")
+
+
+NOTEBOOK = """
+import nbclient, nbformat
+notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("def load():\\n    import cv2\\n\\nload()")])
+nbclient.NotebookClient(notebook, kernel_name="python3").execute()
+"""
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_a_notebook_that_fails_is_explained(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "requirements.vrf"
+    path.write_text("ipykernel\nnbclient\n")
+    done = ran(store, path, "--", "python", "-c", NOTEBOOK)
+    assert done.returncode == 1
+    assert "nbclient.exceptions.CellExecutionError" in done.stderr
+    assert (
+        f"hint: opencv-python provides cv2, as is well known\n  add a line to {path}: opencv-python\n"
+        in done.stderr
+    )
