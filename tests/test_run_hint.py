@@ -93,6 +93,16 @@ def test_the_version_in_the_environment_is_told(requirements: Path, store: Store
     assert "hint: pear 2.0 is there and has no module pear.stone" in done.stderr
 
 
+def test_the_file_that_a_script_gets_its_packages_from_is_named(
+    requirements: Path, store: Store, tmp_path: Path
+) -> None:
+    script = tmp_path / "report.py"
+    script.write_text("import cv2\n")
+    assert f"  add a line to {requirements}: opencv-python\n" in ran(store, script).stderr
+    script.write_text('# /// script\n# dependencies = ["pear"]\n# ///\nimport cv2\n')
+    assert f'  add to the dependencies in {script}: "opencv-python"\n' in ran(store, script).stderr
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -160,14 +170,14 @@ def test_a_command_that_is_not_there_is_named(requirements: Path, store: Store, 
 
 
 COUNTS = """
-import signal, sys
-seen = []
+import os, signal
 for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-    signal.signal(number, lambda number, frame: print(number, flush=True))
-print("ready", flush=True)
+    signal.signal(number, lambda number, frame: os.write(1, b"%d\\n" % number))
+os.write(1, b"ready\\n")
 while True:
     signal.pause()
 """
+"""A command that says which signals it gets; with write(2), since a signal may come while it says something."""
 
 
 def test_signals_are_passed_on(requirements: Path, store: Store) -> None:

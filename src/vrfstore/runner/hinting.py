@@ -34,6 +34,7 @@ __all__ = [
     "after_command",
     "base_of",
     "check_requirements",
+    "file_to_edit",
     "hint",
     "of_module",
     "read_traceback",
@@ -49,6 +50,10 @@ _CHUNK = 1 << 18
 _LARGEST_RECORD = 4 << 20
 """Bytes of a RECORD that are read, to find out whose a module is."""
 
+_LARGEST_SCRIPT = 16 << 20
+"""Bytes; see ``requirements.inputs``."""
+
+_BLOCK = re.compile(rb"(?m)^# /// script\r?$")
 _INSTALLED = re.compile(r"(.*?/(?:site|dist)-packages)/")
 _LIBRARY = re.compile(r"/(?:site-packages|dist-packages|lib/python\d[\w.]*)/")
 
@@ -160,6 +165,21 @@ def hint(failure: ImportFailure, around: Around) -> Hint:
     )
 
 
+def file_to_edit(path: str) -> str:
+    """Return what says which packages a script gets: itself (PEP 723), or the requirements beside it; "" for neither.
+
+    Args:
+        path: What was given to ``run``, absolute; what is no script says it itself.
+    """
+    if not path.endswith(".py"):
+        return path
+    with contextlib.suppress(OSError, ValueError):
+        if _BLOCK.search(fs.read_file(path, _LARGEST_SCRIPT)):
+            return path
+    beside = f"{os.path.dirname(path)}/{REQUIREMENTS}"
+    return beside if os.path.isfile(beside) else ""
+
+
 def after_command(tail: bytes, environment: str, given: str | None, requirements: str) -> Hint | None:
     """Return what there is to say about a command that failed in an environment; None for nothing.
 
@@ -167,7 +187,7 @@ def after_command(tail: bytes, environment: str, given: str | None, requirements
         tail: The end of what it wrote to stderr.
         environment: Where it ran.
         given: The store that was given, if it was.
-        requirements: The file that the environment is for; empty where that is not known.
+        requirements: The file that the environment is for, maybe a script, absolute; empty where that is not known.
 
     Raises:
         VrfstoreError, OSError: It cannot be found out.
@@ -186,7 +206,7 @@ def after_command(tail: bytes, environment: str, given: str | None, requirements
             keep=keep,
             interpreter=base_of(found.store, found.record.executable, keep=keep),
             environment=f"{found.place}/lib/{found.record.library}/site-packages",
-            requirements=requirements,
+            requirements=file_to_edit(requirements),
             directory=os.getcwd(),
         ),
     )
