@@ -38,7 +38,7 @@ from typing import Any, NoReturn
 
 import vrfstore
 from vrfstore import codec, fs, interpreter
-from vrfstore.gc import scan, sizes, sweep
+from vrfstore.gc import scan, sweep
 from vrfstore.gc.policy import Policy
 from vrfstore.linker.link import environment_key, link
 from vrfstore.model import Digest, EntryPlan, Interpreter
@@ -207,7 +207,6 @@ def collect(root: str) -> None:
     clock = Clock()
     clock.watch(scan.View, "__init__", "scan")
     clock.watch(sweep, "decide", "mark")
-    clock.watch(sizes.Freed, "see", "weigh")
     clock.watch(fs, "remove_tree", "delete")
     store = Store.open(root)
     before = _memory()
@@ -379,7 +378,6 @@ def rows(found: dict[str, Any]) -> dict[str, str]:
         "scan, names a second": f"{looked_at / seconds['scan']:,.0f}",
         "mark, names a second": f"{looked_at / seconds['mark']:,.0f}",
         "unpublish, names a second": f"{removed / sum(pauses):,.0f}",
-        "weigh, trees a second": f"{removed / seconds['weigh']:,.0f}",
         "delete, trees a second": f"{removed / seconds['delete']:,.0f}",
         "list up, p50": f"{statistics.median(pauses) * 1000:.1f} ms",
         "list up, p99": f"{percentile(pauses, 0.99) * 1000:.1f} ms",
