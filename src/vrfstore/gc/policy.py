@@ -235,7 +235,10 @@ class _Deciding:
             why, evictable = _why_environment_stays(name, state, snapshot, policy)
             if why:
                 self._reasons[name] = why
-            (self._evictable if evictable else [] if why else self._dead).append(name)
+            else:
+                self._dead.append(name)
+            if evictable:
+                self._evictable.append(name)
         self._gone: list[str] = []
         self._entries: list[str] = []
         # Those of every environment on disk: one that is dead keeps its entries until it has gone itself.
@@ -309,13 +312,13 @@ class _Deciding:
         staying = {name: state for name, state in snapshot.environments.items() if name not in gone}
         for name in staying.keys() - self._reasons.keys():
             self._reasons[name] = ("its turn comes with the next gc",)
-        in_use = {state.lock for state in staying.values()}
-        requests = [
+        linked = {state.lock for state in staying.values()}
+        requests = {
             digest
             for digest, (lock, written) in snapshot.requests.items()
-            if lock not in in_use and written + policy.max_age < snapshot.began
-        ]
-        in_use |= {lock for digest, (lock, _) in snapshot.requests.items() if digest not in set(requests)}
+            if lock not in linked and written + policy.max_age < snapshot.began
+        }
+        in_use = linked | {lock for digest, (lock, _) in snapshot.requests.items() if digest not in requests}
         unread = max((state.made for state in staying.values() if not state.readable), default=None)
         locks = (
             digest
