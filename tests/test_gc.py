@@ -684,6 +684,34 @@ def test_memos_and_locks_go_with_what_they_lead_to(world: World) -> None:
     }
 
 
+def test_a_lock_that_a_memo_names_by_the_second_reading_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, earlier = "3" * 64, "4" * 64
+    layout = world.store.layout
+    for digest in (lock, earlier):
+        Path(layout.of("locks", f"{digest}.toml")).touch()
+
+    def remember(digest: str, named: str) -> None:
+        with world.store.session() as lease:
+            memos.write_request(layout, lease, digest, memos.RequestMemo(lock=named, resolved_at=0))
+
+    def remember_both() -> None:
+        remember("new", lock)
+        remember("replaced", earlier)
+
+    remember("replaced", "5" * 64)
+    # The last list is of locks; by the time of it environments and entries are gone.
+    at_effect(
+        monkeypatch,
+        "rename",
+        layout.of("entries", ".dead-"),
+        lambda: at_effect(monkeypatch, "rename", layout.condemned, remember_both),
+    )
+    world.collect()
+    assert sorted(os.listdir(layout.of("locks"))) == [f"{lock}.toml", f"{earlier}.toml"]
+
+
 @pytest.mark.parametrize("part", ["inputs", "requests"])
 @pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
 def test_a_memo_that_cannot_be_read_stops_nothing(world: World, part: str, content: bytes) -> None:

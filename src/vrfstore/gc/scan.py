@@ -149,6 +149,7 @@ class View:
         """When each environment was made of which nobody can tell what it refers to."""
         self._by_key: dict[str, list[str]] = defaultdict(list)
         self._leased: set[str] = set()
+        self._requests: Mapping[str, tuple[str, float]] = {}
         # In this order: see above.
         self._protections = self._protect()
         self._in_use = dict(in_use())
@@ -226,7 +227,7 @@ class View:
                 for name, age in _times(layout, "locks")
                 if name.endswith(".toml") and not name.startswith(DEAD_PREFIX)
             },
-            requests=dict(_requests(layout)),
+            requests=self._read_requests(),
             inputs=dict(_inputs(layout)),
             probes=dict(_probes(layout)),
             kept={name: tuple(dict.fromkeys(why)) for name, why in self._kept.items()},
@@ -253,12 +254,22 @@ class View:
             "entries": self._entry_is_unclaimed,
             "locks": self._lock_is_unclaimed,
         }[part]
-        requested = {lock for lock, _ in dict(_requests(self._layout)).values()} if part == "locks" else set()
+        wanted = self._wanted_locks() if part == "locks" else frozenset()
         return [
-            name
-            for name in names
-            if f"{part}/{name}" not in self._kept and name not in requested and free(name)
+            name for name in names if f"{part}/{name}" not in self._kept and name not in wanted and free(name)
         ]
+
+    def _wanted_locks(self) -> frozenset[str | None]:
+        """Return the digests of the locks that environments and memos of requests have by now."""
+        linked = (state.lock for state in self._environments.values())
+        return frozenset((*linked, *(lock for lock, _ in self._read_requests().values())))
+
+    def _read_requests(self) -> Mapping[str, tuple[str, float]]:
+        """Return the memos of requests; those that are as they were are not read again."""
+        # One that was written in the tick in which the scan began may have been written again in that same tick.
+        known = {digest: memo for digest, memo in self._requests.items() if memo[1] < self.began}
+        self._requests = dict(_requests(self._layout, known))
+        return self._requests
 
     def gone(self, part: str, name: str) -> None:
         """Hear that a name has been renamed aside."""
@@ -292,8 +303,6 @@ class View:
             return False
 
     def _lock_is_unclaimed(self, name: str) -> bool:
-        if any(state.lock == name for state in self._environments.values()):
-            return False
         try:
             return not self._is_kept_unseen(os.lstat(self._layout.of("locks", f"{name}.toml")).st_ctime)
         except OSError:
@@ -493,11 +502,18 @@ def _times(layout: Layout, part: str, names: Iterable[str] | None = None) -> Ite
             continue
 
 
-def _requests(layout: Layout) -> Iterator[tuple[str, tuple[str, float]]]:
+def _requests(
+    layout: Layout, known: Mapping[str, tuple[str, float]]
+) -> Iterator[tuple[str, tuple[str, float]]]:
+    """Yield the memos of requests by their digests; one that was written when a known one was is that one."""
     for name, written in _times(layout, "requests"):
+        digest = name.removesuffix(".json")
+        if digest in known and known[digest][1] == written:
+            yield digest, known[digest]
+            continue
         memo = _memo(layout, "requests", name)
         if memo is not None:
-            yield name.removesuffix(".json"), (str(memo.get("lock")), written)
+            yield digest, (str(memo.get("lock")), written)
 
 
 def _inputs(layout: Layout) -> Iterator[tuple[str, tuple[str, float, float]]]:
