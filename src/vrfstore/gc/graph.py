@@ -136,6 +136,11 @@ class Graph:
         """When the scan began, seconds since the epoch."""
         return self._snapshot.began
 
+    @property
+    def environments(self) -> Mapping[str, EnvironmentState]:
+        """The environments that were found, by directory name."""
+        return self._snapshot.environments
+
     def referrers(self, name: str) -> tuple[str, ...]:
         """Return the environments that refer to an entry or a lock, or may do so, sorted."""
         found = set(self._referrers.get(name, ()))

@@ -28,12 +28,7 @@ def look(store: Store, policy: Policy) -> View:
     """
     check_whole(store.layout)
     lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
-    return View(
-        store,
-        in_use=lambda: runtime.names_in_use(store.root),
-        keep_last=policy.keep_last,
-        forgotten=(known.token for known in lost.gone),
-    )
+    return scan.look(store, policy, forgotten=lost.gone)
 
 
 def read(view: View, policy: Policy, *, without: Collection[str] = ()) -> Graph:

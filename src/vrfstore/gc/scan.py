@@ -20,15 +20,15 @@ from dataclasses import dataclass, field, replace
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
-from vrfstore.gc import roots
-from vrfstore.gc.policy import EnvironmentState, Snapshot
+from vrfstore.gc import roots, runtime
+from vrfstore.gc.policy import EnvironmentState, Policy, Snapshot
 from vrfstore.model import Digest
 from vrfstore.store import externals, interpreters, leases, records
 from vrfstore.store.layout import DEAD_PREFIX, DIGEST_LENGTHS, MEMO_SCHEMA, STAGING_PREFIX, Layout
 from vrfstore.store.locked import locked_digests
 from vrfstore.store.store import Store
 
-__all__ = ["LEASED", "Leftovers", "View", "leftovers", "now"]
+__all__ = ["LEASED", "Leftovers", "View", "leftovers", "look", "now"]
 
 
 LEASED = "leased"
@@ -444,6 +444,22 @@ class View:
         for digest in digests:
             for length in DIGEST_LENGTHS:
                 yield from self._by_digits.get(digest[:length], ())
+
+
+def look(store: Store, policy: Policy, forgotten: Iterable[externals.Registration] = ()) -> View:
+    """Look at a store as a collection does.
+
+    Args:
+        store: The store.
+        policy: What the operator wants.
+        forgotten: External environments that keep nothing any more.
+    """
+    return View(
+        store,
+        forgotten=(known.token for known in forgotten),
+        in_use=lambda: runtime.names_in_use(store.root),
+        keep_last=policy.keep_last,
+    )
 
 
 def _generation(environment: str) -> tuple[str, int]:

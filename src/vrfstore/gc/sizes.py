@@ -103,7 +103,7 @@ class Weighing:
         self._layout = layout
         self._freed = Freed()
         for path in already:
-            self._see(path)
+            self.see(path)
 
     @property
     def freed(self) -> int:
@@ -111,10 +111,11 @@ class Weighing:
         return self._freed.bytes
 
     def add(self, name: str) -> None:
-        """Let ``environments/<directory>``, or whatever has such a name, go as well."""
-        self._see(f"{self._layout.root}/{name}")
+        """Let ``environments/<directory>`` or ``entries/<directory>`` go as well."""
+        self.see(f"{self._layout.root}/{name}")
 
-    def _see(self, path: str) -> None:
+    def see(self, path: str) -> None:
+        """Let what is at a path go as well."""
         try:
             self._freed.see(path)
         except OSError:

@@ -25,7 +25,6 @@ from vrfstore.gc import absence, runtime, scan, sizes
 from vrfstore.gc.graph import distribution
 from vrfstore.gc.policy import Collection, Policy, Snapshot, decide, excess
 from vrfstore.store import ballast, condemned
-from vrfstore.store.externals import Registration
 from vrfstore.store.holds import hold
 from vrfstore.store.layout import DEAD_PREFIX
 from vrfstore.store.store import Store, check_parts
@@ -93,8 +92,13 @@ class Report:
     pauses: tuple[float, ...] = field(default=(), compare=False)
 
 
-def preview(store: Store, policy: Policy) -> Report:
+def preview(store: Store, policy: Policy, view: scan.View | None = None) -> Report:
     """Return what ``collect`` would do now; nothing is changed and no hold is taken.
+
+    Args:
+        store: The store.
+        policy: What the operator wants.
+        view: As ``keepers.look`` gives it, if the caller has one.
 
     Raises:
         StoreError: A part of the store is a link that leads elsewhere.
@@ -103,17 +107,16 @@ def preview(store: Store, policy: Policy) -> Report:
     began = time.monotonic()
     left = scan.leftovers(store)
     lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
-    view = _view(store, policy, forgotten=lost.gone)
+    if view is None:
+        view = scan.look(store, policy, forgotten=lost.gone)
     used, wanted = _measure(store, policy)
     ledger = sizes.Weighing(store.layout, already=(*left.trees, *left.files))
     found = view.snapshot()
     plan = decide(found, policy, ledger=ledger, wanted=wanted)
     files = list(_files(store, plan, policy))
-    locks = [f"locks/{name}{_SUFFIXES['locks']}" for name in plan.locks]
-    for path in files:
-        ledger.add(os.path.relpath(path, store.root))
-    for name in locks:
-        ledger.add(name)
+    locks = [store.layout.of("locks", f"{name}{_SUFFIXES['locks']}") for name in plan.locks]
+    for path in (*files, *locks):
+        ledger.see(path)
     return Report(
         dry_run=True,
         environments=plan.environments,
@@ -159,15 +162,6 @@ def collect(
         ballast.free(store.layout)
         stack.callback(ballast.refill, store.layout)
         return _Sweep(store, policy).run(used, wanted)
-
-
-def _view(store: Store, policy: Policy, forgotten: Iterable[Registration] = ()) -> scan.View:
-    return scan.View(
-        store,
-        forgotten=(known.token for known in forgotten),
-        in_use=lambda: runtime.names_in_use(store.root),
-        keep_last=policy.keep_last,
-    )
 
 
 def _untold(lost: absence.Absence) -> Iterator[str]:
@@ -223,7 +217,7 @@ class _Sweep:
         cleared = self._remove((*left.trees, *left.files))
         lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
         forgotten = absence.settle(store.layout, lost)
-        view = _view(store, policy)
+        view = scan.look(store, policy)
         self._looked = time.monotonic()
         environments: list[str] = []
         entries: list[str] = []

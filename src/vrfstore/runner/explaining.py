@@ -151,15 +151,15 @@ def usage_of(store: Store, by: By, wanted: Policy) -> Occupied:
 def unused(store: Store, wanted: Policy) -> Unused:
     """Return what the next gc takes, and when the rest becomes due."""
     view = look(store, wanted)
-    snapshot = view.snapshot()
-    report = sweep.preview(store, wanted)
+    report = sweep.preview(store, wanted, view)
     graph = read(view, wanted)
+    environments = graph.environments
     going = {f"environments/{name}" for name in report.environments}
     going |= {f"entries/{name}" for name in report.entries}
     return Unused(
         report=report,
-        last_use={name: state.last_use for name, state in snapshot.environments.items()},
-        packages={name: packages(graph, f"environments/{name}") for name in snapshot.environments},
+        last_use={name: state.last_use for name, state in environments.items()},
+        packages={name: packages(graph, f"environments/{name}") for name in environments},
         rest=outlook.due(graph, going),
         began=graph.began,
     )
