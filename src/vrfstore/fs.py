@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
+    "BLOCK",
     "COPY_LIMIT",
     "SEALED_AT",
     "NewFile",
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 _CHUNK = 1 << 20
-_BLOCK = 512
+BLOCK = 512
 """Bytes of what ``st_blocks`` counts, whatever the file system's own blocks are (stat(3))."""
 
 _SEALED = 0o555
@@ -327,7 +328,7 @@ class NewFile:
             if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
                 error.filename = self._path
                 raise
-        if os.fstat(self._descriptor).st_blocks * _BLOCK < size:
+        if os.fstat(self._descriptor).st_blocks * BLOCK < size:
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             self.write(os.urandom(size))
 
@@ -633,14 +634,14 @@ class _Removal:
         size = 0
         if self._freed is not None:
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            size = found.st_blocks * _BLOCK if found.st_nlink == 1 else 0
+            size = found.st_blocks * BLOCK if found.st_nlink == 1 else 0
         _effect("unlink", path)
         os.unlink(name, dir_fd=parent)
         self._count(size)
 
     def _size(self, descriptor: int) -> int:
         """Return the bytes of an open directory, which has to be asked before it is emptied."""
-        return 0 if self._freed is None else os.fstat(descriptor).st_blocks * _BLOCK
+        return 0 if self._freed is None else os.fstat(descriptor).st_blocks * BLOCK
 
     def _count(self, size: int) -> None:
         if self._freed is not None and size:

@@ -10,12 +10,10 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 
+from vrfstore import fs
 from vrfstore.store.layout import Layout
 
 __all__ = ["Freed", "Weighing", "room", "size_of", "walk"]
-
-_BLOCK = 512
-"""Bytes in which stat(2) counts, whatever the file system does."""
 
 
 def walk(path: str) -> Iterator[os.stat_result]:
@@ -57,7 +55,7 @@ def size_of(path: str) -> int:
             if inode in seen:
                 continue
             seen.add(inode)
-        total += found.st_blocks * _BLOCK
+        total += found.st_blocks * fs.BLOCK
     return total
 
 
@@ -88,7 +86,7 @@ class Freed:
             if left > 0:
                 self._left[inode] = left
                 return
-        self.bytes += found.st_blocks * _BLOCK
+        self.bytes += found.st_blocks * fs.BLOCK
 
 
 class Weighing:

@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vrfstore import fs
 from vrfstore.gc import sizes
 from vrfstore.gc.graph import Graph, distribution
 from vrfstore.store.store import Store
@@ -26,9 +27,6 @@ from vrfstore.store.store import Store
 __all__ = ["By", "Holder", "Row", "Table", "Usage", "holders", "measure", "table"]
 
 By = Literal["environment", "root", "package"]
-
-_BLOCK = 512
-"""Bytes in which stat(2) counts."""
 
 _MASK = 0xFFFFFFFF
 _NOBODY = 0
@@ -151,7 +149,7 @@ class _Meter:
 
     def _count(self, owner: int, found: os.stat_result) -> None:
         if found.st_nlink == 1 or not found.st_blocks or stat.S_ISDIR(found.st_mode):
-            self._bytes[owner] += found.st_blocks * _BLOCK
+            self._bytes[owner] += found.st_blocks * fs.BLOCK
             return
         self._device = found.st_dev if self._device is None else self._device
         inode = found.st_ino if found.st_dev == self._device else (found.st_dev, found.st_ino)
@@ -163,7 +161,7 @@ class _Meter:
         if left > 1:
             self._open[inode] = found.st_blocks << 64 | owner << 32 | left - 1
         else:
-            self._bytes[owner] += found.st_blocks * _BLOCK
+            self._bytes[owner] += found.st_blocks * fs.BLOCK
 
     def _number(self, rank: int, others: int, name: str) -> int:
         number = self._numbers.setdefault((others, name), len(self._owners))
@@ -181,7 +179,7 @@ class _Meter:
     def usage(self) -> Usage:
         """Return the sums."""
         for packed in self._open.values():
-            self._outside[packed >> 32 & _MASK] += (packed >> 64) * _BLOCK
+            self._outside[packed >> 32 & _MASK] += (packed >> 64) * fs.BLOCK
         own: dict[str, int] = defaultdict(int)
         common: dict[frozenset[str], int] = defaultdict(int)
         outside: dict[str, int] = defaultdict(int)
