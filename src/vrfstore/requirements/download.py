@@ -24,7 +24,7 @@ import urllib3
 from vrfstore.errors import PackageIndexError, WheelError
 from vrfstore.model import Event, LockedWheel, Watcher
 from vrfstore.requirements.connections import Line
-from vrfstore.requirements.patience import Pace, may_pass, next_url, parsed, retry_after, same_host
+from vrfstore.requirements.patience import REDIRECTS, Pace, may_pass, next_url, parsed, retry_after, same_host
 from vrfstore.requirements.source import TRY_AGAIN, BrokenError, Source
 
 __all__ = ["Download"]
@@ -32,7 +32,6 @@ __all__ = ["Download"]
 _SMALL_BODY = 1 << 16
 """Bytes of an answer that is no wheel which are read, so that the connection can be kept."""
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DENIED = frozenset({401, 403, 407})
 _GONE = frozenset({404, 410})
 _OK, _PARTIAL, _NO_SUCH_PART = 200, 206, 416
@@ -121,7 +120,7 @@ class Download:
             raise BrokenError("it has no URL that can be asked for", again=False)
         for _ in range(self._source.patience.redirects + 1):
             answer = self._source.ask(url, self._headers(), line, pace, known=at_home)
-            if answer.status not in _REDIRECTS:
+            if answer.status not in REDIRECTS:
                 self._check_status(answer, pace)
                 return answer
             try:
@@ -143,7 +142,7 @@ class Download:
 
     def _headers(self) -> dict[str, str]:
         # The wheel as it is, never packed: the digest is over these bytes.
-        headers = {"Accept-Encoding": "identity", "User-Agent": "vrfstore"}
+        headers = {"Accept-Encoding": "identity"}
         if self._have and self._in_parts:
             headers["Range"] = f"bytes={self._have}-"
             if self._tag:

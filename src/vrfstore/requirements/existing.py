@@ -10,14 +10,13 @@ from packaging.utils import canonicalize_name
 
 from vrfstore.errors import PackageIndexError
 from vrfstore.requirements.budget import Budget
-from vrfstore.requirements.patience import next_url, parsed, same_host
+from vrfstore.requirements.patience import REDIRECTS, next_url, parsed, same_host
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.source import BrokenError, Source
 
 __all__ = ["existing"]
 
-_HEADERS = {"Accept": "application/vnd.pypi.simple.v1+json, text/html;q=0.5", "User-Agent": "vrfstore"}
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HEADERS = {"Accept": "application/vnd.pypi.simple.v1+json, text/html;q=0.5"}
 _OK, _ABSENT, _NO_HEAD = frozenset({200}), frozenset({404, 410}), frozenset({405, 501})
 
 
@@ -77,7 +76,7 @@ def _status(source: Source, url: SplitResult, method: str) -> int:
             # The page may be of any length, and nobody wants it.
             answer.close()
             answer.release_conn()
-        if answer.status not in _REDIRECTS:
+        if answer.status not in REDIRECTS:
             return answer.status
         target = next_url(url, answer.headers.get("Location"))
         at_home, url = at_home and same_host(url, target), target

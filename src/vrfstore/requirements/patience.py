@@ -14,10 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-__all__ = ["Pace", "Patience", "may_pass", "next_url", "parsed", "retry_after", "same_host"]
+__all__ = ["REDIRECTS", "Pace", "Patience", "may_pass", "next_url", "parsed", "retry_after", "same_host"]
 
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 """What a server answers that may answer otherwise in a moment (RFC 9110, RFC 6585)."""
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+"""What a server answers that says in ``Location`` where to ask instead (RFC 9110, 15.4)."""
 
 _MOST_DIGITS = 9
 """Of a number of seconds; whatever has more is as good as for ever."""

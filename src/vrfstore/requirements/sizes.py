@@ -63,7 +63,7 @@ def _told(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Budget) 
         url = parsed(wheel.url)
         if url is None:
             return None
-        headers = {"Accept-Encoding": "identity", "User-Agent": "vrfstore"}
+        headers = {"Accept-Encoding": "identity"}
         with contextlib.suppress(BrokenError, PackageIndexError), source.attending() as (line, pace):
             answer = source.ask(url, headers, line, pace, method="HEAD")
             answer.drain_conn()

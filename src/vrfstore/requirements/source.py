@@ -31,6 +31,8 @@ _SMALL_CHUNK = 1 << 14
 
 _UNAUTHORIZED = 401
 
+_OURSELVES = {"User-Agent": "vrfstore"}
+
 _TICK = 0.25
 """Seconds between two looks at what is too slow."""
 
@@ -186,7 +188,7 @@ class Source:
 
         Args:
             url: An ``http:`` or ``https:`` URL.
-            headers: What is sent beside who we are.
+            headers: What is sent beside who we are, as a program and as a user.
             line: Is told the socket.
             pace: Is told when the network is waited for, which a keyring is not.
             known: Whether it may learn who we are.
@@ -199,7 +201,7 @@ class Source:
 
         def once(who: Login | None) -> urllib3.BaseHTTPResponse:
             pace.wait()
-            sent = headers if who is None else headers | authorization(who)
+            sent = _OURSELVES | headers | ({} if who is None else authorization(who))
             answer = self.connections.request(url.geturl(), sent, line, self.timeout(), method=method)
             pace.take(0)
             return answer
