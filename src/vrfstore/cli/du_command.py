@@ -118,5 +118,4 @@ def _parts(found: Table) -> str:
 
 
 def _shown(row: Row, occupied: Occupied) -> str:
-    content = render.some(occupied.packages.get(row.name, ()))
-    return row.name.removeprefix("environments/") + (f" ({content})" if content else "")
+    return render.with_some(row.name.removeprefix("environments/"), occupied.packages.get(row.name, ()))

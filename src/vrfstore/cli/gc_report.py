@@ -11,7 +11,7 @@ from vrfstore.gc.policy import age
 from vrfstore.gc.sweep import Report
 from vrfstore.gc.usage import Holder
 
-__all__ = ["MOST_LINES", "to_json", "to_text"]
+__all__ = ["MOST_LINES", "counted", "to_json", "to_text"]
 
 MOST_LINES = 24
 """Lines of text that a report has at most, whatever the store."""
@@ -98,26 +98,27 @@ def to_text(
     return "\n".join(map(render.visible, lines))
 
 
+def counted(report: Report) -> str:
+    """Return how much goes of everything, in words."""
+    return ", ".join(
+        (
+            render.count(len(report.environments), "environment", "environments"),
+            render.count(len(report.entries), "entry", "entries"),
+            render.count(report.leftovers, "leftover", "leftovers"),
+            render.count(report.records, "record", "records"),
+        )
+    )
+
+
 def _removed(report: Report, packages: Mapping[str, Sequence[str]]) -> Iterator[str]:
     removed, freed = ("would remove", "would free") if report.dry_run else ("removed", "freed")
-    counted = [
-        render.count(len(report.environments), "environment", "environments"),
-        render.count(len(report.entries), "entry", "entries"),
-        render.count(report.leftovers, "leftover", "leftovers"),
-        render.count(report.records, "record", "records"),
-    ]
-    yield f"{removed} {', '.join(counted)}; {freed} {render.size(report.freed)}"
-    names = [_environment(name, packages.get(name, ())) for name in report.environments]
+    yield f"{removed} {counted(report)}; {freed} {render.size(report.freed)}"
+    names = [render.with_some(f"environment {name}", packages.get(name, ())) for name in report.environments]
     names += [f"entry {name}" for name in report.entries]
     names += [f"the registration of {path}, which is gone" for path in report.forgotten]
     yield from (f"  {name}" for name in names[:_REMOVED])
     if len(names) > _REMOVED:
         yield f"  and {len(names) - _REMOVED} more; see --json"
-
-
-def _environment(name: str, packages: Sequence[str]) -> str:
-    content = render.some(packages)
-    return f"environment {name}" + (f" ({content})" if content else "")
 
 
 def _kept(report: Report, max_age: float | None) -> Iterator[str]:
@@ -139,8 +140,7 @@ def _kept(report: Report, max_age: float | None) -> Iterator[str]:
             who[words][named] = None
     groups = numbers.most_common()
     for words, number in groups[:_GROUPS]:
-        named = render.some(list(who[words]))
-        yield f"  {number} {words}" + (f" ({named})" if named else "")
+        yield f"  {render.with_some(f'{number} {words}', list(who[words]))}"
     if len(groups) > _GROUPS:
         yield f"  {sum(number for _, number in groups[_GROUPS:])} for other reasons; see --json"
 

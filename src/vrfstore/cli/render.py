@@ -36,6 +36,7 @@ __all__ = [
     "usage",
     "visible",
     "warn",
+    "with_some",
 ]
 
 SCHEMA_VERSION = 1
@@ -182,6 +183,11 @@ def some(names: Sequence[str], most: int = 3) -> str:
     """Return a list for people, of which only the first few are named: ``a, b, c and 4 more``."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def with_some(name: str, content: Sequence[str]) -> str:
+    """Return a name with the first few things that are in it, if any are known: ``environment x (a, b)``."""
+    return f"{name} ({some(content)})" if content else name
 
 
 def moment(seconds: float) -> str:

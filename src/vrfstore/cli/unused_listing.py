@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vrfstore.cli import render
+from vrfstore.cli.gc_report import counted
 from vrfstore.gc.policy import age
 
 if TYPE_CHECKING:
@@ -65,13 +66,7 @@ def _to_json(found: Unused) -> dict[str, object]:
 
 def _lines(found: Unused) -> Iterator[str]:
     report = found.report
-    counted = (
-        render.count(len(report.environments), "environment", "environments"),
-        render.count(len(report.entries), "entry", "entries"),
-        render.count(report.leftovers, "leftover", "leftovers"),
-        render.count(report.records, "record", "records"),
-    )
-    yield f"the next gc takes {', '.join(counted)}, and frees {render.size(report.freed)}"
+    yield f"the next gc takes {counted(report)}, and frees {render.size(report.freed)}"
     yield from _capped(_going(found))
     later = [each for each in found.rest if each.due is not None]
     if later:
@@ -108,5 +103,4 @@ def _shown(name: str, found: Unused) -> str:
     part, _, directory = name.partition("/")
     if part == "entries":
         return f"entry {directory}"
-    content = render.some(found.packages.get(directory, ()))
-    return f"environment {directory}" + (f" ({content})" if content else "")
+    return render.with_some(f"environment {directory}", found.packages.get(directory, ()))

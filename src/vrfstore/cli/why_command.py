@@ -134,5 +134,4 @@ def _tree(branches: _Branches, indent: str = "") -> Iterator[str]:
 def _shown(name: str, packages: Mapping[str, Sequence[str]]) -> str:
     part, _, directory = name.partition("/")
     kind = {"environments": "environment", "entries": "entry", "locks": "lock"}[part]
-    content = render.some(packages.get(name, ()))
-    return f"{kind} {directory}" + (f" ({content})" if content else "")
+    return render.with_some(f"{kind} {directory}", packages.get(name, ()))

@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 from vrfstore.gc.policy import EnvironmentState, Policy, Snapshot, age, limit
 
-__all__ = ["Chain", "Graph", "Keeper", "Kind", "Source", "distribution"]
+__all__ = ["Chain", "Graph", "Keeper", "Kind", "Source", "distribution", "packages_of"]
 
 Kind = Literal["root", "external", "lease", "process", "use", "young", "memo", "unreadable", "other"]
 """What a keeper is: the first four are somebody's, the next three end by themselves, ``unreadable`` is something of
@@ -72,6 +72,11 @@ def distribution(entry: str) -> tuple[str, str]:
     _, _, readable = entry.partition("-")
     name, _, version = readable.partition("-")
     return name, version
+
+
+def packages_of(entries: Iterable[str]) -> list[tuple[str, str]]:
+    """Return name and version of the distributions in some entries, sorted; a composite is none."""
+    return sorted(found for found in map(distribution, entries) if found[0] != "composite")
 
 
 class Graph:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from vrfstore import fs
 from vrfstore.errors import BusyError
 from vrfstore.gc import absence, runtime, scan, sizes
-from vrfstore.gc.graph import distribution
+from vrfstore.gc.graph import packages_of
 from vrfstore.gc.policy import Collection, Policy, Snapshot, decide, excess
 from vrfstore.store import ballast, condemned
 from vrfstore.store.holds import hold
@@ -184,8 +184,8 @@ def _unseen() -> Iterator[str]:
 
 def _contents(found: Snapshot, environments: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     for name in environments[:_TOLD]:
-        entries = found.environments[name].entries or ()
-        yield name, tuple(sorted(distribution(entry)[0] for entry in entries))
+        packages = packages_of(found.environments[name].entries or ())
+        yield name, tuple(package for package, _ in packages)
 
 
 def _measure(store: Store, policy: Policy) -> tuple[int | None, int]:

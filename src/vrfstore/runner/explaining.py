@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from vrfstore.errors import StoreDamagedError, UsageError
 from vrfstore.gc import outlook, sweep, usage
-from vrfstore.gc.graph import Chain, Graph, distribution
+from vrfstore.gc.graph import Chain, Graph, distribution, packages_of
 from vrfstore.gc.keepers import look, read
 from vrfstore.gc.outlook import Prospect
 from vrfstore.gc.policy import Policy
@@ -169,8 +169,8 @@ def packages(graph: Graph, environment: str) -> tuple[str, ...]:
     """Return name and version of each package in an environment that is there, as its entries are called."""
     if environment not in graph:
         return ()
-    found = (distribution(entry) for entry in graph.entries_of(environment.partition("/")[2]))
-    return tuple(sorted(f"{name} {version}" for name, version in found if name != "composite"))
+    found = packages_of(graph.entries_of(environment.partition("/")[2]))
+    return tuple(f"{name} {version}" for name, version in found)
 
 
 def _explained(graph: Graph, name: str, members: Mapping[str, tuple[str, ...]]) -> Explained:
