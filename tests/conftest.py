@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from support import crash, figures
+from support.commands import Command, commands
 from support.index import Index
+from vrfstore import fs
 from vrfstore.store.store import Store
 
 
@@ -140,3 +142,35 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = directory / "both.pem"
     whole.write_text("".join(path.read_text() for path in both))
     return whole
+
+
+@pytest.fixture
+def command(store: Store, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run vrfstore on the store, in this process."""
+    return commands(store, capsys)
+
+
+@pytest.fixture(params=["pip", "uv"])
+def resolver(request: pytest.FixtureRequest) -> str:
+    """The name of either resolver."""
+    return str(request.param)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All arguments of all processes that are started, which everybody on the machine can see."""
+    found: list[str] = []
+
+    class Noted(subprocess.Popen[str]):
+        def __init__(self, words: Any, *arguments: Any, **options: Any) -> None:
+            found.extend(map(str, words))
+            super().__init__(words, *arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    return found
+
+
+@pytest.fixture
+def without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out syncfs(2), which waits for what other processes write: nothing here is about power cuts."""
+    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)

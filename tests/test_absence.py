@@ -25,10 +25,7 @@ DAY = 86400.0
 EVERYTHING = Policy(max_age=0, grace=0)
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out syncfs(2), which waits for what other processes write."""
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @pytest.fixture

@@ -10,22 +10,16 @@ from pathlib import Path
 import pytest
 
 from support.bases import base_with, site_packages
-from support.commands import Command, commands
+from support.commands import Command
 from support.index import Index
 from support.wheels import WheelSpec
 from vrfstore import interpreter
 from vrfstore.model import Lock, LockedWheel, Requirements, parse_digest
 from vrfstore.requirements import base as of_base
 from vrfstore.requirements.request import Request
-from vrfstore.store.store import Store
 
 PEARS = [WheelSpec(name="pear", version=version) for version in ("1.0", "1.5", "2.0")]
 APPLE = WheelSpec(name="apple", requires=["pear"])
-
-
-@pytest.fixture(params=["pip", "uv"])
-def resolver(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
@@ -34,11 +28,6 @@ def orchard(index: Index) -> Index:
     for spec in (*PEARS, APPLE):
         index.add(spec)
     return index
-
-
-@pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str]) -> Command:
-    return commands(store, capsys)
 
 
 Asked = Callable[..., Path]

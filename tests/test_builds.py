@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from support.bases import sdist
-from support.commands import Command, Ended, commands
+from support.commands import Command, commands, with_resolver
 from support.index import Index
 from support.wheels import WheelSpec, wheel_bytes
 from vrfstore.errors import CapError
@@ -27,19 +27,9 @@ from vrfstore.store.store import Store
 Asked = Callable[..., Path]
 
 
-@pytest.fixture(params=["pip", "uv"])
-def resolver(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str], resolver: str) -> Command:
-    made = commands(store, capsys)
-
-    def chosen(*arguments: str | Path) -> Ended:
-        return made(*arguments, "--resolver", resolver, "--json")
-
-    return chosen
+def command(command: Command, resolver: str) -> Command:
+    return with_resolver(command, resolver)
 
 
 @pytest.fixture

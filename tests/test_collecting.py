@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.commands import Command, commands
+from support.commands import Command
 from support.crash import LOCK, make_environment
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs
@@ -33,10 +33,7 @@ HEAVY = 200 * KILOBYTE
 """The bytes that each of the wheels has at least."""
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out syncfs(2), which waits for what other processes write."""
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @pytest.fixture
@@ -58,11 +55,6 @@ def environments(store: Store, tmp_path: Path) -> list[str]:
         os.utime(store.layout.record(name), (used, used))
     time.sleep(0.02)
     return made
-
-
-@pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str]) -> Command:
-    return commands(store, capsys)
 
 
 def names(store: Store) -> set[str]:

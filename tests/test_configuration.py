@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import Command, commands
+from support.commands import Command
 from support.index import Index
 from support.wheels import WheelSpec
 from vrfstore.errors import UsageError
@@ -16,7 +16,6 @@ from vrfstore.requirements.budget import Caps
 from vrfstore.requirements.policy import Policy
 from vrfstore.runner import configuration
 from vrfstore.runner.configuration import Collecting, Configuration, applied
-from vrfstore.store.store import Store
 
 WHOLE = """
 [resolve]
@@ -38,11 +37,6 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "chosen.toml"
     monkeypatch.setenv("VRFSTORE_CONFIG", str(path))
     return path
-
-
-@pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str]) -> Command:
-    return commands(store, capsys)
 
 
 def read(text: str | bytes, file: Path) -> Configuration:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support.commands import Command, commands, in_process_of_its_own
+from support.commands import Command, in_process_of_its_own
 from support.index import Index
 from support.wheels import WheelSpec
 from vrfstore import fs
@@ -31,15 +31,7 @@ from vrfstore.store.store import Store
 DAY = 86400.0
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out syncfs(2): nothing here is about power cuts."""
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
-
-
-@pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str]) -> Command:
-    return commands(store, capsys)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @pytest.fixture

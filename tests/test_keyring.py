@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from support.bases import base_with, site_packages
-from support.commands import Command, Ended, commands, secrets_in
+from support.commands import Command, commands, secrets_in, with_resolver
 from support.index import Fault, Index
 from support.keyrings import Keyring
 from support.wheels import WheelSpec
@@ -55,19 +54,9 @@ def private() -> Iterator[Index]:
         yield served
 
 
-@pytest.fixture(params=["pip", "uv"])
-def resolver(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str], resolver: str) -> Command:
-    made = commands(store, capsys)
-
-    def chosen(*arguments: str | Path) -> Ended:
-        return made(*arguments, "--resolver", resolver, "--json")
-
-    return chosen
+def command(command: Command, resolver: str) -> Command:
+    return with_resolver(command, resolver)
 
 
 @pytest.fixture
@@ -75,20 +64,6 @@ def asked(tmp_path: Path) -> Path:
     path = tmp_path / "requirements.vrf"
     path.write_text("house\n")
     return path
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """All arguments of all processes that are started, which everybody on the machine can see."""
-    found: list[str] = []
-
-    class Noted(subprocess.Popen[str]):
-        def __init__(self, words: Any, *arguments: Any, **options: Any) -> None:
-            found.extend(map(str, words))
-            super().__init__(words, *arguments, **options)
-
-    monkeypatch.setattr(subprocess, "Popen", Noted)
-    return found
 
 
 def with_user(index: Index, user: str = USER) -> str:

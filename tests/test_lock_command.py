@@ -29,11 +29,6 @@ PEARS = [WheelSpec(name="pear", version=version) for version in ("1.0", "2.0")]
 Asked = Callable[..., Path]
 
 
-@pytest.fixture(params=["pip", "uv"])
-def resolver(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
 def orchard(index: Index) -> Index:
     for spec in (APPLE, PEARS[0], WheelSpec(name="plum")):

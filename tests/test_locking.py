@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.commands import Command, Ended, commands, in_process_of_its_own
+from support.commands import Command, in_process_of_its_own, with_resolver
 from support.crash import base, wheel_digest
 from support.index import Index
 from support.wheels import WheelSpec, build_wheel
@@ -31,19 +31,9 @@ DAY = 86400.0
 Asked = Callable[..., Path]
 
 
-@pytest.fixture(params=["pip", "uv"])
-def resolver(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str], resolver: str) -> Command:
-    made = commands(store, capsys)
-
-    def chosen(*arguments: str | Path) -> Ended:
-        return made(*arguments, "--resolver", resolver, "--json")
-
-    return chosen
+def command(command: Command, resolver: str) -> Command:
+    return with_resolver(command, resolver)
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from support.bases import sdist
-from support.commands import Command, Ended, commands, secrets_in
+from support.commands import Command, Ended, secrets_in, with_resolver
 from support.index import Index
 from support.wheels import WheelSpec
 from vrfstore.store.store import Store
@@ -23,33 +21,9 @@ HOUSE = WheelSpec(name="house", requires=["house-core"])
 Configure = Callable[[Index], tuple[str, ...]]
 
 
-@pytest.fixture(params=["pip", "uv"])
-def resolver(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """All arguments of all processes that are started, which everybody on the machine can see."""
-    found: list[str] = []
-
-    class Noted(subprocess.Popen[str]):
-        def __init__(self, words: Any, *arguments: Any, **options: Any) -> None:
-            found.extend(map(str, words))
-            super().__init__(words, *arguments, **options)
-
-    monkeypatch.setattr(subprocess, "Popen", Noted)
-    return found
-
-
-@pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str], resolver: str) -> Command:
-    made = commands(store, capsys)
-
-    def chosen(*arguments: str | Path) -> Ended:
-        return made(*arguments, "--resolver", resolver, "--json")
-
-    return chosen
+def command(command: Command, resolver: str) -> Command:
+    return with_resolver(command, resolver)
 
 
 @pytest.fixture

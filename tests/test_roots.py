@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.commands import Command, commands
+from support.commands import Command
 from support.crash import each_kill, make_environment, together
 from support.index import Index
 from support.wheels import WheelSpec, build_wheel
@@ -36,15 +36,7 @@ from vrfstore.store.store import Store
 KEYS = [f"{number:032x}" for number in range(1, 200)]
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out syncfs(2): nothing here is about power cuts."""
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
-
-
-@pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str]) -> Command:
-    return commands(store, capsys)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from support.commands import Command, Ended, commands, secrets_in
+from support.commands import Command, secrets_in, with_resolver
 from support.index import Index
 from support.proxy import Proxy
 from support.wheels import WheelSpec
@@ -28,19 +28,9 @@ FOUND = {"house": "1.0", "house-core": "1.0"}
 SECRET = "hush-7f3a9"  # noqa: S105 - of a proxy that lives for one test
 
 
-@pytest.fixture(params=["pip", "uv"])
-def resolver(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str], resolver: str) -> Command:
-    made = commands(store, capsys)
-
-    def chosen(*arguments: str | Path) -> Ended:
-        return made(*arguments, "--resolver", resolver, "--json")
-
-    return chosen
+def command(command: Command, resolver: str) -> Command:
+    return with_resolver(command, resolver)
 
 
 @pytest.fixture(autouse=True)

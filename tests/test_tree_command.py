@@ -9,19 +9,13 @@ from pathlib import Path
 import pytest
 
 from support.bases import base_with
-from support.commands import Command, commands
+from support.commands import Command
 from support.index import Index
 from support.wheels import WheelSpec
 from vrfstore.needs import Described, Need
 from vrfstore.runner.tree import Branch, Package, grow
-from vrfstore.store.store import Store
 
 Asked = Callable[..., Path]
-
-
-@pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str]) -> Command:
-    return commands(store, capsys)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import Command, commands
+from support.commands import Command
 from support.crash import make_environment, tree
 from support.wheels import WheelSpec, build_wheel
 from test_usage import couple
@@ -59,11 +59,6 @@ def world(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worl
     """A store without anything."""
     monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
     return World(store, tmp_path / "wheels")
-
-
-@pytest.fixture
-def command(store: Store, capsys: pytest.CaptureFixture[str]) -> Command:
-    return commands(store, capsys)
 
 
 def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:

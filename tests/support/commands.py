@@ -16,7 +16,7 @@ import pytest
 from vrfstore.cli.application import run
 from vrfstore.store.store import Store
 
-__all__ = ["Command", "Ended", "commands", "in_process_of_its_own", "secrets_in"]
+__all__ = ["Command", "Ended", "commands", "in_process_of_its_own", "secrets_in", "with_resolver"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,15 @@ def commands(store: Store, capsys: pytest.CaptureFixture[str]) -> Command:
         return Ended(code, out, err)
 
     return command
+
+
+def with_resolver(command: Command, resolver: str) -> Command:
+    """Return a function that runs a command which asks a resolver, and prints for machines."""
+
+    def chosen(*arguments: str | Path) -> Ended:
+        return command(*arguments, "--resolver", resolver, "--json")
+
+    return chosen
 
 
 def in_process_of_its_own(store: Store, *arguments: str | Path, **options: Any) -> Ended:
