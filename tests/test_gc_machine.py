@@ -333,7 +333,9 @@ class Machine(RuleBasedStateMachine):
         before = self.model.published
         live, dead = self.model.live(rules), self.model.dead(replace(rules, budget=False))
         last_to_go = self.model.dead(rules)
-        absent, half_made = set(self._places("absent")), list(self._places("half made"))
+        absent = set(self._places("absent"))
+        # On day 0 they may just be being made, for all that gc can tell.
+        half_made = list(self._places("half made")) if self.model.today else []
         expected = sweep.preview(self.store, policy)
         report = sweep.collect(self.store, policy)
         self._observe()
