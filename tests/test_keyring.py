@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
 from support.bases import base_with, site_packages
-from support.commands import Command, commands, secrets_in, with_resolver
+from support.commands import Command, secrets_in, with_resolver
 from support.index import Fault, Index
 from support.keyrings import Keyring
 from support.wheels import WheelSpec
@@ -117,20 +117,65 @@ def test_only_the_keyring_knows_the_password(
     assert not garden.has_terminal
 
 
-def test_pip_needs_no_user_in_the_url(
+def test_no_user_is_needed_in_the_url(
     garden: Keyring,
     private: Index,
     asked: Path,
+    command: Command,
     store: Store,
-    capsys: pytest.CaptureFixture[str],
+    started: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    garden.knows((private.url, USER, SECRET))
+    odd = "of/the:p@ck %41"
+    private._credentials = (USER, odd)
+    garden.knows((host(private), USER, odd))
     garden.on_path()
     monkeypatch.setenv("PIP_KEYRING_PROVIDER", "subprocess")
     monkeypatch.setenv("PIP_INDEX_URL", private.url)
-    ended = commands(store, capsys)("link", asked, "--resolver", "pip", "--json")
+    ended = command("link", asked)
     assert ended.versions == FOUND
+    assert odd not in ended.out + ended.err + " ".join(started)
+    assert secrets_in(store.root, odd) + secrets_in(store.root, quote(odd, safe="")) == []
+
+
+def test_of_several_indexes_each_may_have_its_password_in_the_keyring(
+    garden: Keyring,
+    private: Index,
+    asked: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    garden.on_path()
+    monkeypatch.setenv("PIP_KEYRING_PROVIDER", "subprocess")
+    newer = [WheelSpec(name="house", version="2.0"), WheelSpec(name="house-core", version="0.1")]
+    with Index(newer[1:]) as public, Index(newer[:1], credentials=("ann", "of-elsewhere")) as team:
+        garden.knows((private.url, USER, SECRET), (host(team), "ann", "of-elsewhere"))
+        monkeypatch.setenv("PIP_INDEX_URL", public.url)
+        monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"{private.url} {with_user(team, 'ann')}")
+        assert command("link", asked).versions == {"house": "2.0"}
+
+
+def test_of_several_indexes_one_that_refuses_us_is_named(
+    garden: Keyring,
+    private: Index,
+    asked: Path,
+    command: Command,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Index([WheelSpec(name="tree")]) as public:
+        monkeypatch.setenv("PIP_INDEX_URL", public.url)
+        monkeypatch.setenv("PIP_EXTRA_INDEX_URL", with_user(private, f"{USER}:{SECRET}x"))
+        ended = command("link", asked)
+        assert (ended.code, ended.kind) == (14, "index-unreachable")
+        assert "401 Client Error: Unauthorized" in ended.document["error"]["message"]
+        assert SECRET not in ended.out + ended.err
+        assert garden.asked == []
+        assert secrets_in(store.root, SECRET) == []
+        # What no index has is not there, whoever refuses us elsewhere.
+        monkeypatch.setenv("PIP_EXTRA_INDEX_URL", with_user(private, f"{USER}:{SECRET}"))
+        asked.write_text("barn\n")
+        assert command("link", asked).kind == "package-missing"
 
 
 @pytest.mark.parametrize("provider", ["", "auto", "disabled", "subprocess", "import"])

@@ -92,6 +92,23 @@ def test_or_its_authority_is_named(
     assert command("link", asked).versions == FOUND
 
 
+def test_it_is_named_beside_the_usual_ones(
+    certificate: Path, asked: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An authority that is configured leaves those of the system, which vouch for the other index."""
+    others = tmp_path / "authorities"
+    others.mkdir()
+    (others / "README").write_text("Those of the house.\n")
+    (others / "house.pem").write_bytes(certificate.read_bytes())
+    usual = tmp_path / "usual.pem"
+    usual.write_bytes(certificate.read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(usual))
+    with Index(HOUSE, certificate=certificate) as index:
+        monkeypatch.setenv("PIP_INDEX_URL", index.url)
+        monkeypatch.setenv("PIP_CERT", own_authorities())
+        assert command("link", asked).versions == FOUND
+
+
 # --- a proxy
 
 

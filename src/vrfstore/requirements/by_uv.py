@@ -5,7 +5,7 @@ there where they fit. What it then chose and the base has is dropped. A version 
 offered as a stand-in (``base.write_stand_ins``), and only where it is missed, since mostly it is not.
 
 uv knows nothing of pip's configuration; it is translated, and uv's own is switched off, so that both resolvers do what
-users know from pip.
+users know from pip. What uv would do otherwise at the door of an index is done for it (``logins``, ``authorities``).
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from vrfstore import fs
-from vrfstore.errors import UsageError, VrfstoreError
+from vrfstore.errors import ResolutionError, UsageError, VrfstoreError
 from vrfstore.model import Interpreter, LockFile, Requirement
 from vrfstore.requirements import base as of_base
 from vrfstore.requirements import lockfile, pip, processes
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.credentials import netrc_file
+from vrfstore.requirements.keyring import ASKING
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.request import Request
 from vrfstore.requirements.solution import Attempt, Solution, check_hashes, keep_words
@@ -57,9 +58,38 @@ def solve(store: Store, request: Request, attempt: Attempt, budget: Budget) -> S
         ResolutionError, PackageIndexError, WheelError, RequirementsError: See ``resolve.resolve``.
         CapError: The time is over.
     """
+    program = _program()
     settings = pip.settings(store, request.interpreter, index_url=request.index_url)
-    run = _Run(_program(), request, attempt, settings, budget)
-    base = request.base
+    if settings.keyring in ASKING:
+        from vrfstore.requirements import logins  # noqa: PLC0415 - urllib3, 60 ms, for those who have a keyring
+
+        settings = logins.with_passwords(settings, _some_name(request), budget)
+    try:
+        return _solve(_Run(program, request, attempt, settings, budget))
+    except ResolutionError as error:
+        if not settings.extra_indexes or error.kind not in _ABSENT:
+            raise
+        from vrfstore.requirements import explain, logins  # noqa: PLC0415 - as above, where it has failed
+
+        refusal = logins.refusing(settings, error.package or _some_name(request), budget)
+        if refusal is None:
+            raise
+        refused = explain.unreachable(refusal)
+        refused.log = error.log
+        raise refused from error
+
+
+_ABSENT = frozenset({"no-version", "package-missing"})
+"""What uv says of what only an index has that refuses us."""
+
+
+def _some_name(request: Request) -> str:
+    """Return the name of something that is asked for."""
+    return request.requirements.items[0].name
+
+
+def _solve(run: _Run) -> Solution:
+    attempt, base = run.attempt, run.request.base
     error: VrfstoreError | None = None
     try:
         solution = run.solution(stand_ins=False, fresh=attempt.fresh)
@@ -104,8 +134,8 @@ class _Run:
         self, program: str, request: Request, attempt: Attempt, settings: PipSettings, budget: Budget
     ) -> None:
         self._program = program
-        self._request = request
-        self._attempt = attempt
+        self.request = request
+        self.attempt = attempt
         self._settings = settings
         self._budget = budget
 
@@ -117,8 +147,8 @@ class _Run:
             fresh: Nothing counts that uv remembers of an index.
             kept: Versions to keep rather than those of the base.
         """
-        request, base = self._request, self._request.base
-        directory = f"{self._attempt.scratch}/uv{len(os.listdir(self._attempt.scratch))}"
+        request, base = self.request, self.request.base
+        directory = f"{self.attempt.scratch}/uv{len(os.listdir(self.attempt.scratch))}"
         fs.make_directory(directory, 0o700)
         asked, limits, found = (
             f"{directory}/{name}" for name in ("asked.txt", "constraints.txt", "pylock.toml")
@@ -127,14 +157,14 @@ class _Run:
         if stand_ins:
             of_base.write_stand_ins(request.interpreter, base, links[0])
         fs.write_file(asked, self._asked(links).encode(), mode=0o600)
-        fs.write_file(limits, self._attempt.constraints.encode())
-        fs.write_file(found, _preferences({**self._attempt.preferred, **base, **(kept or {})}).encode())
+        fs.write_file(limits, self.attempt.constraints.encode())
+        fs.write_file(found, _preferences({**self.attempt.preferred, **base, **(kept or {})}).encode())
         done = self._run(directory, asked, limits, found, stand_ins=stand_ins, fresh=fresh)
         if done.returncode != 0:
             from vrfstore.requirements.explain import uv_error  # noqa: PLC0415 - 14 ms that only a failure pays
 
-            error = uv_error(done.stderr, self._attempt.explained, request.interpreter)
-            error.log = keep_words(done.stderr, self._attempt.log)
+            error = uv_error(done.stderr, self.attempt.explained, request.interpreter)
+            error.log = keep_words(done.stderr, self.attempt.log)
             raise error
         with open(found, encoding="utf-8") as stream:
             return self._read(stream.read())
@@ -146,16 +176,16 @@ class _Run:
         constraints = [limits, *map(_place, settings.constraints)]
         command = [
             self._program, "pip", "compile", "--no-config", "--quiet", "--color", "never", "--no-header",
-            "--python", self._request.interpreter.executable, "--no-python-downloads",
+            "--python", self.request.interpreter.executable, "--no-python-downloads",
             "--format", "pylock.toml", "--output-file", found,
             *self._strategy(stand_ins=stand_ins),
             *(word for path in constraints for word in ("--constraints", path)),
-            *([] if self._request.allow_builds else ["--only-binary", ":all:"]),
+            *([] if self.request.allow_builds else ["--only-binary", ":all:"]),
             *self._prereleases(),
             *(["--no-index"] if settings.no_index else []),
             *(["--refresh"] if fresh else []),
             *(word for host in settings.trusted_hosts for word in ("--allow-insecure-host", host)),
-            *(["--keyring-provider", "subprocess"] if settings.keyring in {"subprocess", "import"} else []),
+            *(["--keyring-provider", "subprocess"] if settings.keyring in ASKING else []),
             asked,
         ]  # fmt: skip
         return processes.run(
@@ -165,8 +195,8 @@ class _Run:
     def _strategy(self, *, stand_ins: bool) -> list[str]:
         """Return options that let the best version win, wherever it is: to pip all indexes are one.
 
-        uv then takes an index that refuses us for one that does not have the package, and does not say so. Of a single
-        index it says so.
+        uv then takes an index that refuses us for one that does not have the package, and does not say so
+        (``logins.refusing``). Of a single index it says so.
         """
         several = self._settings.extra_indexes or self._settings.find_links or stand_ins
         return ["--index-strategy", "unsafe-best-match"] if several else []
@@ -179,8 +209,8 @@ class _Run:
         """
         if self._settings.prereleases:
             return ["--prerelease", "allow"]
-        asked = self._attempt.explained
-        named = _named_prereleases(asked.items + asked.constraints, self._request.interpreter)
+        asked = self.attempt.explained
+        named = _named_prereleases(asked.items + asked.constraints, self.request.interpreter)
         if not named or not _knows_packages():
             return []
         return [word for name in sorted(named) for word in ("--prerelease-package", f"{name}=allow")]
@@ -192,11 +222,11 @@ class _Run:
         lines += [f"--extra-index-url {url}" for url in settings.extra_indexes]
         lines += [f"--find-links {place}" for place in (*map(_place, settings.find_links), *links)]
         # Hashes are compared afterwards: uv's compile does not.
-        lines += [item.text.partition(" --hash")[0] for item in self._request.requirements.items]
+        lines += [item.text.partition(" --hash")[0] for item in self.request.requirements.items]
         return "".join(f"{line}\n" for line in lines)
 
     def _read(self, text: str) -> Solution:
-        base = self._request.base
+        base = self.request.base
         document = tomllib.loads(text)
         packages = [
             _latest_builds_first(package)
@@ -204,15 +234,15 @@ class _Run:
             if not of_base.is_same_version(base.get(package["name"]), package.get("version"))
         ]
         solution = lockfile.choose(
-            LockFile(self._attempt.log, text),
-            self._request.interpreter,
-            allow_builds=self._request.allow_builds,
+            LockFile(self.attempt.log, text),
+            self.request.interpreter,
+            allow_builds=self.request.allow_builds,
             document=document | {"packages": packages},
         )
         try:
-            check_hashes(self._attempt.explained, solution.lock)
+            check_hashes(self.attempt.explained, solution.lock)
         except VrfstoreError as error:
-            error.log = keep_words(text, self._attempt.log)
+            error.log = keep_words(text, self.attempt.log)
             raise
         return solution
 
@@ -290,8 +320,11 @@ def _variables(settings: PipSettings, scratch: str) -> dict[str, str]:
     if settings.retries is not None:
         kept["UV_HTTP_RETRIES"] = str(settings.retries)
     if settings.certificate:
-        name = "SSL_CERT_DIR" if os.path.isdir(settings.certificate) else "SSL_CERT_FILE"
-        kept[name] = _place(settings.certificate)
+        from vrfstore.requirements import authorities  # noqa: PLC0415 - ssl, for those who have some of their own
+
+        kept.pop("SSL_CERT_DIR", None)
+        kept["SSL_CERT_FILE"] = f"{scratch}/authorities.pem"
+        fs.write_file(kept["SSL_CERT_FILE"], authorities.bundle(_place(settings.certificate)))
     if settings.client_certificate:
         kept["SSL_CLIENT_CERT"] = _place(settings.client_certificate)
     if settings.proxy or settings.no_proxy_env:

@@ -59,7 +59,7 @@ class Credentials:
 
     def to(self, url: SplitResult) -> Login | None:
         """Return user and password for a URL; None where it has to go without, at first."""
-        found = self._found.get(_place(url))
+        found = self.told(url)
         if found is not None:
             return found
         known = [index for index in self._near(url) if index.user is not None]
@@ -70,6 +70,10 @@ class Credentials:
         if written is not None:
             return written
         return next(((index.user or "", "") for index in known), None)
+
+    def told(self, url: SplitResult) -> Login | None:
+        """Return what a keyring has said for the host of a URL; None where it has not."""
+        return self._found.get(_place(url))
 
     def instead_of(self, refused: Login | None, url: SplitResult) -> Login | None:
         """Return who else we are to a URL, by a keyring; None where nothing else is known.

@@ -14,7 +14,7 @@ from vrfstore.requirements.patience import REDIRECTS, next_url, parsed, same_hos
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.source import BrokenError, Source
 
-__all__ = ["existing"]
+__all__ = ["answered", "existing"]
 
 _HEADERS = {"Accept": "application/vnd.pypi.simple.v1+json, text/html;q=0.5"}
 _OK, _ABSENT, _NO_HEAD = frozenset({200}), frozenset({404, 410}), frozenset({405, 501})
@@ -54,21 +54,24 @@ def _has(source: Source, index: str, name: str) -> bool | None:
     if url is None:
         return None
     try:
-        status = _status(source, url, "HEAD")
-        if status in _NO_HEAD:
-            status = _status(source, url, "GET")
+        status = answered(source, url)
     except (BrokenError, PackageIndexError, ValueError):
         return None
     return True if status in _OK else False if status in _ABSENT else None
 
 
-def _status(source: Source, url: SplitResult, method: str) -> int:
-    """Return what the server answers, wherever it leads.
+def answered(source: Source, url: SplitResult) -> int:
+    """Return the status of what an index answers for a page, wherever that leads; the page itself is not read.
 
     Raises:
-        BrokenError, PackageIndexError: It does not.
+        BrokenError, PackageIndexError: It does not answer.
         ValueError: It leads nowhere.
     """
+    status = _status(source, url, "HEAD")
+    return _status(source, url, "GET") if status in _NO_HEAD else status
+
+
+def _status(source: Source, url: SplitResult, method: str) -> int:
     at_home = True
     for _ in range(source.patience.redirects + 1):
         with source.attending() as (line, pace):

@@ -35,7 +35,7 @@ from vrfstore.requirements.failures import (
 )
 from vrfstore.requirements.targets import Target
 
-__all__ = ["resolution_error", "uv_error"]
+__all__ = ["resolution_error", "unreachable", "uv_error"]
 
 _VERSIONS_SHOWN = 5
 
@@ -86,6 +86,16 @@ def uv_error(stderr: str, requirements: Requirements, interpreter: Interpreter) 
     return _error(uv_words.failure(stderr), asked)
 
 
+def unreachable(failure: Unreachable) -> PackageIndexError:
+    """Return the error of an index that did not answer, or not us."""
+    reason = f": {failure.reason}" if failure.reason else ""
+    return PackageIndexError(
+        f"the package index did not answer{reason}",
+        kind="index-unreachable",
+        hint=_UNREACHABLE[failure.cause],
+    )
+
+
 def _error(failure: Failure, asked: Asked) -> VrfstoreError:
     error = _of_the_way(failure, asked)
     error.message = _without_secrets(error.message)
@@ -104,12 +114,7 @@ def _of_the_way(failure: Failure, asked: Asked) -> VrfstoreError:
     """Return the error for a failure: those of machines here, those of requirements in ``_of_requirements``."""
     match failure:
         case Unreachable():
-            reason = f": {failure.reason}" if failure.reason else ""
-            return PackageIndexError(
-                f"the package index did not answer{reason}",
-                kind="index-unreachable",
-                hint=_UNREACHABLE[failure.cause],
-            )
+            return unreachable(failure)
         case DiskFull():
             return DiskFullError(
                 f"{asked.resolver} has no room: {failure.reason}",

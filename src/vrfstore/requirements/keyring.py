@@ -18,10 +18,13 @@ from collections.abc import Callable, Sequence
 
 from vrfstore.requirements import processes
 
-__all__ = ["Keyring", "Login"]
+__all__ = ["ASKING", "Keyring", "Login"]
 
 Login = tuple[str, str]
 """User and password."""
+
+ASKING = frozenset({"import", "subprocess"})
+"""The ``keyring-provider`` that mean that one is asked."""
 
 _ASKER = os.path.join(os.path.dirname(__file__), "keyring_asker.py")
 _NO_KEYRING = 69
@@ -58,7 +61,7 @@ class Keyring:
         places = (
             "check user and password: in the index URL of pip's configuration, in ~/.netrc, or in a keyring"
         )
-        if self._provider not in {"import", "subprocess"}:
+        if self._provider not in ASKING:
             return f"{places}, which is asked only where pip's keyring-provider is import or subprocess"
         return f"{places}{self._trouble and f'; {self._trouble}'}"
 

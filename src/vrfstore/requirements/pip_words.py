@@ -305,7 +305,9 @@ def _hash_mismatch(stderr: str) -> HashMismatch:
 
 
 def _unreachable(words: _Words) -> Unreachable:
-    text = "\n".join((words.stderr, *words.log))
+    # An index that answers that it does not have it is not the one that failed.
+    log = (line for line in words.log if "404 Client Error" not in line)
+    text = "\n".join((words.stderr, *log))
     reason = _REASON.search(text)
     cause = next((cause for cause, pattern in _CAUSES if pattern.search(text)), "")
     return Unreachable(reason=reason[1].strip() if reason else "", cause=cause)

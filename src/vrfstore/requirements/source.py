@@ -218,6 +218,10 @@ class Source:
         answer.release_conn()
         return once(other)
 
+    def told(self, url: SplitResult) -> Login | None:
+        """Return what a keyring has said of us to whom a URL leads; None where none was asked, or knew."""
+        return self._credentials.told(url)
+
     def too_slow(self) -> BrokenError:
         """Return the error of what comes too slowly."""
         return BrokenError(
