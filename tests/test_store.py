@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -305,6 +307,34 @@ def test_an_entry_that_is_not_there_is_not_found(store: Store) -> None:
     assert store.entry(Digest("0" * 64), "one", "1.0") is None
     with pytest.raises(FileNotFoundError):
         store.plan("0" * 20)
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_an_entry_that_is_published_while_it_is_looked_for_is_there_or_absent_but_not_damaged(
+    store: Store, wheel: Path, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    reference = store.add(wheel).plan.reference
+    place = Path(store.layout.of("entries", reference.directory))
+    aside = place.rename(place.with_name("aside"))
+    done = 0
+
+    def then_published(look: Callable[..., Any]) -> Callable[..., Any]:
+        def looked(path: str, *arguments: Any) -> Any:
+            nonlocal done
+            try:
+                return look(path, *arguments)
+            finally:
+                done += path.startswith(str(place))
+                if done == looks and aside.exists():
+                    aside.rename(place)
+
+        return looked
+
+    monkeypatch.setattr(fs, "read_file", then_published(fs.read_file))
+    monkeypatch.setattr("os.path.isdir", then_published(os.path.isdir))
+    with contextlib.suppress(FileNotFoundError):
+        assert store.plan(reference.directory).reference == reference
+    assert done >= min(looks, 2)
 
 
 def test_manifest_hashes_are_those_of_the_files(store: Store, wheel: Path) -> None:

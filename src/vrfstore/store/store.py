@@ -410,20 +410,13 @@ class Store:
         """
         path = f"{self.layout.of('entries', directory)}/plan.json"
         try:
-            try:
-                data = fs.read_file(path)
-            except FileNotFoundError:
-                # Where the entry has been published since we looked, the second look finds its plan.
-                data = fs.read_file(path)
-            value = codec.loads(data)
+            value = codec.loads(_plan_data(path))
             if even_marked:
                 value = {key: value[key] for key in value if key != DAMAGED}
             return plan_from_json(value)
         except StoreDamagedError as error:
             raise _damaged(error.message, path, kind=error.kind) from error
         except FileNotFoundError:
-            if os.path.isdir(os.path.dirname(path)):
-                raise _damaged("the plan is missing", path) from None
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(f"the plan cannot be read: {error}", path) from error
@@ -553,6 +546,28 @@ def _candidates(digest: Digest, name: str, version: str) -> Iterator[str]:
 
 def _published(path: str) -> list[str]:
     return sorted(name for name in os.listdir(path) if not name.startswith((STAGING_PREFIX, DEAD_PREFIX)))
+
+
+def _plan_data(path: str) -> bytes:
+    """Return what is in a plan.
+
+    Raises:
+        FileNotFoundError: There is no such entry.
+        StoreDamagedError: There is one, without a plan.
+    """
+    entry = os.path.dirname(path)
+    try:
+        return fs.read_file(path)
+    except FileNotFoundError:
+        if not os.path.isdir(entry):
+            raise
+    # Either it has been published since we looked, and its plan with it, or it has none.
+    try:
+        return fs.read_file(path)
+    except FileNotFoundError:
+        if os.path.isdir(entry):
+            raise StoreDamagedError("the plan is missing") from None
+        raise
 
 
 def _damaged(message: str, path: str, kind: str | None = None) -> StoreDamagedError:
