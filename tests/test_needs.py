@@ -46,6 +46,21 @@ def test_markers_and_extras_decide(
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["fig-tree", " Fig_Tree >=1", "fig.tree[dried]", "fig--tree;python_version>'3'", "fig-tree@https://a/b"],
+)
+def test_what_is_looked_for_is_found_by_the_name_however_it_is_written(text: str) -> None:
+    asking = Described("kit", "1", ("fig", "fig-tree-house", text, "???"))
+    everything = [need for need in needs(asking, VARIABLES) if need.name == "fig-tree"]
+    assert len(everything) == 1
+    found = list(needs(asking, VARIABLES, among={"fig-tree"}))
+    assert [(need.written, need.specifier) for need in found] == [
+        (need.written, need.specifier) for need in everything
+    ]
+    assert list(needs(asking, VARIABLES, among=())) == []
+
+
+@pytest.mark.parametrize(
     ("version", "complaint"),
     [
         (None, "kit 1 requires apple, which is not installed"),

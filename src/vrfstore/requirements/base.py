@@ -48,10 +48,10 @@ def shadowed(request: Request, lock: Lock) -> Iterator[str]:
     for found in distributions(request.interpreter):
         if found.name in new:
             continue
-        for need in needs(found, variables):
-            version = new.get(need.name)
+        for need in needs(found, variables, among=new.keys()):
+            version = new[need.name]
             # What the base did not have in order before is not this environment's doing.
-            if version is not None and not need.accepts(version) and need.accepts(base[need.name]):
+            if not need.accepts(version) and need.accepts(base[need.name]):
                 yield (
                     f"{found.name} {found.version} of the base needs {need.written}{need.specifier}, and will find "
                     f"{version}: the environment's comes before the base's {base[need.name]}"
