@@ -20,7 +20,7 @@ from vrfstore.gc.policy import Policy, Room
 from vrfstore.runner import collecting
 from vrfstore.runner.configuration import Collecting
 from vrfstore.runner.doctor import look
-from vrfstore.store import condemned, leases
+from vrfstore.store import ballast, condemned, leases
 from vrfstore.store.holds import hold
 from vrfstore.store.layout import Layout
 from vrfstore.store.store import Store
@@ -160,6 +160,22 @@ def test_where_less_is_free_than_has_to_be_environments_go_until_the_target(
     assert sweep.preview(store, least).environments == (environments[0],)
     more = with_budget(min_free=Room(10 * HEAVY + 1), target_free=Room(12.5, relative=True))
     assert sweep.collect(store, more).environments == tuple(environments[:2])
+
+
+def test_room_that_the_ballast_gives_back_for_a_while_is_not_free(
+    store: Store, environments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def room(_path: str) -> tuple[int, int]:
+        held = os.path.exists(store.layout.ballast)
+        return 10 * HEAVY - (ballast.SIZE if held else 0), 100 * HEAVY
+
+    monkeypatch.setattr(sizes, "room", room)
+    monkeypatch.setattr(ballast, "free", lambda layout: fs.remove_file(layout.ballast))
+    policy = with_budget(min_free=Room(10 * HEAVY - ballast.SIZE + 1))
+    seen = sweep.preview(store, policy)
+    assert seen.environments == (environments[0],)
+    assert sweep.collect(store, policy).environments == seen.environments
+    assert os.path.exists(store.layout.ballast)
 
 
 def test_what_was_used_within_the_grace_stays_and_the_rest_of_the_budget_is_missing(
@@ -322,6 +338,17 @@ def test_over_budget_has_an_exit_code_of_its_own_and_the_report_is_there_all_the
     assert ended.document["error"]["kind"] == "over-budget"
     assert ended.document["bytes_missing"] == left - 1000
     assert store.environments() == [environments[0]]
+
+
+def test_what_a_dry_run_would_take_is_not_said_to_hold_anything(
+    command: Command, store: Store, environments: list[str]
+) -> None:
+    with leases.take(store.layout, environment=environments[0]):
+        seen = command("gc", "--max-size", "1k", "--grace", "0", "--dry-run", "--json")
+        done = command("gc", "--max-size", "1k", "--grace", "0", "--json")
+    assert seen.document["removed"]["environments"] == environments[1:]
+    assert [holder["name"] for holder in seen.document["holders"]] == [f"environments/{environments[0]}"]
+    assert seen.document["holders"] == done.document["holders"]
 
 
 def test_over_budget_in_words(command: Command, store: Store, environments: list[str]) -> None:

@@ -375,6 +375,88 @@ def test_an_environment_with_an_unreadable_record_stays_with_what_its_links_lead
     assert dangling(world.path(world.live)) == []
 
 
+def test_an_environment_that_comes_between_scan_and_second_reading_and_tells_nothing_keeps_older_entries(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.age(world.live, -DAY)  # it stays, and with it all but the lonely entry
+
+    def appear() -> None:
+        Path(world.path(ABSENT)).mkdir()
+
+    dead = world.store.layout.of("environments", ".dead-")
+    at_effect(
+        monkeypatch,
+        "rename",
+        dead,
+        lambda: at_effect(monkeypatch, "rename", world.store.layout.condemned, appear),
+    )
+    assert world.collect().environments == (world.dead,)
+    assert os.path.isdir(world.path(ABSENT))
+    assert world.entries() == {"live", "dead", "shared", "lonely"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lock": []},
+        {"lock": {}},
+        {"key": 1},
+        {"options": []},
+        {"options": None},
+        {"interpreter": []},
+        {"interpreter": {}},
+        {"executable": None},
+        {"library": 5},
+        {"asked": []},
+        {"own": ["bin"]},
+        {"own": {"bin": 7}},
+    ],
+    ids=str,
+)
+def test_a_record_with_something_else_in_the_place_of_a_field_is_unreadable_and_stops_nothing(
+    world: World, changes: dict[str, object]
+) -> None:
+    record = Path(world.store.layout.record(world.live))
+    value = codec.loads(record.read_bytes())
+    assert changes.keys() < value.keys()
+    record.write_bytes(codec.dumps(value | changes))
+    with pytest.raises(StoreDamagedError):
+        world.store.record(world.live)
+    report = world.collect()
+    assert report.kept == {world.live: ("its record cannot be read",)}
+    assert world.entries() == {"live", "shared"}
+
+
+HUGE = b"1" + b"0" * 400
+"""A whole number that is no float."""
+
+
+def test_a_memo_that_is_stale_in_a_time_beyond_all_floats_stays(world: World) -> None:
+    layout = world.store.layout
+    world.pin()
+    with world.store.session() as lease:
+        memos.write_input(
+            layout, lease, "late", environment=world.live, lock="", own={}, stats={}, until=int(HUGE)
+        )
+    world.collect()
+    assert os.listdir(layout.of("inputs")) == ["late.json"]
+
+
+@pytest.mark.parametrize("number", [b"Infinity", b"1e999", b"NaN", b"{}"])
+@pytest.mark.parametrize("field", [b"device", b"namespace"])
+def test_a_registration_with_a_number_that_is_none_keeps_whatever_is_older(
+    world: World, field: bytes, number: bytes
+) -> None:
+    fields = {b"device": b"1", b"namespace": b"1"} | {field: number}
+    Path(world.store.layout.of("external", f"{'a' * 16}.json")).write_bytes(
+        b'{"device":%b,"locks":[],"namespace":%b,"path":"/x","references":[],"schema":1}'
+        % (fields[b"device"], fields[b"namespace"])
+    )
+    report = world.collect()
+    assert world.entries() == {"live", "dead", "shared", "lonely"}
+    assert [problem for problem in report.problems if "registration" in problem]
+
+
 def test_where_nothing_tells_what_an_environment_refers_to_every_older_entry_stays(world: World) -> None:
     fs.remove_tree(world.path(world.live))
     Path(world.path(world.live)).mkdir()
@@ -607,6 +689,18 @@ def test_a_preview_is_what_a_collection_does_to_the_byte(world: World) -> None:
     assert replace(seen, dry_run=False, kept={}) == replace(done, kept={})
     assert seen.kept.keys() == done.kept.keys()
     assert (len(done.environments), len(done.entries), done.leftovers, done.records) == (2, 1, 4, 3)
+
+
+def test_a_preview_and_a_collection_agree_on_files_that_are_not_called_as_ours(world: World) -> None:
+    world.pin()
+    strangers = {part: Path(world.store.layout.of(part, "x.bak")) for part in ("inputs", "requests", "locks")}
+    for path in strangers.values():
+        path.write_bytes(b"{}")
+    time.sleep(0.01)
+    seen = sweep.preview(world.store, EVERYTHING)
+    done = world.collect()
+    assert seen.records == done.records == 0
+    assert all(path.exists() for path in strangers.values())
 
 
 def test_what_a_collection_says_it_freed_is_what_became_free(world: World) -> None:

@@ -314,6 +314,7 @@ def test_reasons_are_all_that_keep_an_environment() -> None:
     [
         (-5, "used 0 seconds ago"),
         (0, "used 0 seconds ago"),
+        (1.2, "used 1 second ago"),
         (119, "used 119 seconds ago"),
         (120, "used 2 minutes ago"),
         (7199, "used 120 minutes ago"),

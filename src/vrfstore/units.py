@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["parse_duration", "parse_room", "parse_size"]
+__all__ = ["parse_duration", "parse_room", "parse_size", "size_text"]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _WHOLE = 100.0
@@ -55,3 +55,14 @@ def parse_room(text: str) -> tuple[float, bool]:
         raise ValueError(
             f"{text!r} is neither a size such as 20G nor a part of the disk such as 10%"
         ) from None
+
+
+def size_text(count: float) -> str:
+    """Return bytes for people: ``812 B``, ``3.4 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        # As shown, rounded, it stays below 1000; and three digits are enough for everybody.
+        if round(count) < 1000:  # noqa: PLR2004
+            whole = unit == "B" or round(count, 1) >= 100  # noqa: PLR2004
+            return f"{count:.0f} {unit}" if whole else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -125,7 +125,7 @@ def command(
     for problem in report.problems:
         render.warn(problem)
     over = collecting.over_budget(report)
-    holders = () if over is None else collecting.holders(opened, wanted)
+    holders = () if over is None else collecting.holders(opened, wanted, report)
     if as_json:
         document = gc_report.to_json(report, holders)
         render.print_json(document if over is None else document | {"error": render.error_fields(over)})

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from vrfstore.errors import UsageError, VrfstoreError
+from vrfstore.units import size_text as size
 
 if TYPE_CHECKING:
     import click
@@ -64,11 +65,18 @@ def plain(text: str) -> None:
         try:
             stream.write(f"{text}\n")
         except UnicodeEncodeError:  # a path in bytes that the terminal's encoding has no characters for
-            stream.buffer.write(os.fsencode(f"{text}\n"))
+            stream.buffer.write(_bytes(f"{text}\n"))
         stream.flush()
     except OSError as error:
         error.filename = STDOUT
         raise
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:  # half a character, which JSON can spell and no path has
+        return text.encode(errors="backslashreplace")
 
 
 def visible(text: str) -> str:
@@ -146,17 +154,6 @@ def _coloured(text: str, colour: str) -> str:
     dumb = os.environ.get("TERM") == "dumb"
     wanted = stream is not None and stream.isatty() and not dumb and not os.environ.get("NO_COLOR")
     return f"{colour}{text}{_RESET}" if wanted else text
-
-
-def size(count: float) -> str:
-    """Return bytes for people: ``812 B``, ``3.4 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        # As shown, rounded, it stays below 1000; and three digits are enough for everybody.
-        if round(count) < 1000:  # noqa: PLR2004
-            whole = unit == "B" or round(count, 1) >= 100  # noqa: PLR2004
-            return f"{count:.0f} {unit}" if whole else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def age(seconds: float) -> str:

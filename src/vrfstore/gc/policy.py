@@ -382,4 +382,5 @@ def age(seconds: float) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} seconds"
+    whole = round(max(seconds, 0))
+    return f"{whole} second{'' if whole == 1 else 's'}"

@@ -144,6 +144,8 @@ class View:
         self._forgotten = frozenset(forgotten)
         self._environments: dict[str, EnvironmentState] = {}
         self._referrers: Counter[str] = Counter()
+        self._dark: dict[str, float] = {}
+        """When each environment was made of which nobody can tell what it refers to."""
         self._by_key: dict[str, list[str]] = defaultdict(list)
         self._leased: set[str] = set()
         # In this order: see above.
@@ -221,7 +223,7 @@ class View:
             locks={
                 name.removesuffix(".toml"): age
                 for name, age in _times(layout, "locks")
-                if not name.startswith(DEAD_PREFIX)
+                if name.endswith(".toml") and not name.startswith(DEAD_PREFIX)
             },
             requests=dict(_requests(layout)),
             inputs=dict(_inputs(layout)),
@@ -290,8 +292,10 @@ class View:
             return False
 
     def _is_kept_unseen(self, made: float) -> bool:
+        """Whether something that cannot be read may refer to what was published at a time."""
         protections = self._protections
-        return bool(protections.keep_all) or any(made <= time for time in protections.keep_before.values())
+        times = (*protections.keep_before.values(), *self._dark.values())
+        return bool(protections.keep_all) or any(made <= time for time in times)
 
     def _look_at_environments(self) -> None:
         """See environments that were not there before, and that some are not there any more."""
@@ -306,9 +310,12 @@ class View:
                 self._environments[name] = state
                 self._by_key[_generation(name)[0]].append(f"environments/{name}")
                 self._referrers.update(state.entries or ())
+                if state.entries is None:
+                    self._dark[name] = state.made
 
     def _drop(self, environment: str) -> None:
         state = self._environments.pop(environment, None)
+        self._dark.pop(environment, None)
         if state is not None:
             self._referrers.subtract(state.entries or ())
             self._by_key[_generation(environment)[0]].remove(f"environments/{environment}")
@@ -476,17 +483,18 @@ def _times(layout: Layout, part: str, names: Iterable[str] | None = None) -> Ite
 
 def _requests(layout: Layout) -> Iterator[tuple[str, tuple[str, float]]]:
     for name, written in _times(layout, "requests"):
-        memo = _memo(layout.of("requests", name))
+        memo = _memo(layout, "requests", name)
         if memo is not None:
             yield name.removesuffix(".json"), (str(memo.get("lock")), written)
 
 
 def _inputs(layout: Layout) -> Iterator[tuple[str, tuple[str, float, float]]]:
     for name, written in _times(layout, "inputs"):
-        memo = _memo(layout.of("inputs", name))
+        memo = _memo(layout, "inputs", name)
         if memo is not None:
             until = memo.get("until")
-            stale = float(until) if isinstance(until, (int, float)) else 0.0
+            # As it is: a number that is no float's is as late as never.
+            stale = until if isinstance(until, (int, float)) else 0.0
             yield name.removesuffix(".json"), (str(memo.get("environment")), written, stale)
 
 
@@ -496,10 +504,15 @@ def _probes(layout: Layout) -> Iterator[tuple[str, float]]:
             yield name, written
 
 
-def _memo(path: str) -> Mapping[str, object] | None:
-    """Return a memo; an empty one for what is no memo at all; None for what another version may understand."""
+def _memo(layout: Layout, part: str, name: str) -> Mapping[str, object] | None:
+    """Return a memo; an empty one for what is no memo at all; None for what another version may understand.
+
+    A file whose name is not that of a memo is somebody's, as a copy that an editor keeps, and none of ours.
+    """
+    if not name.endswith(".json"):
+        return None
     try:
-        value = codec.loads(fs.read_file(path))
+        value = codec.loads(fs.read_file(layout.of(part, name)))
     except OSError:
         return None
     except ValueError:

@@ -154,9 +154,11 @@ def collect(
             stack.enter_context(hold(store.layout.of("gc", "run"), timeout=timeout, on_wait=on_wait))
         except BusyError as error:
             raise BusyError("another gc is at work", kind="gc-running", hint="let it finish") from error
+        # With the ballast, which is made again: room that it gives back only for now would count as free.
+        used, wanted = _measure(store, policy)
         ballast.free(store.layout)
         stack.callback(ballast.refill, store.layout)
-        return _Sweep(store, policy).run()
+        return _Sweep(store, policy).run(used, wanted)
 
 
 def _view(store: Store, policy: Policy, forgotten: Iterable[Registration] = ()) -> scan.View:
@@ -204,11 +206,10 @@ class _Sweep:
         self._looked = 0.0
         self._stopped = ""
 
-    def run(self) -> Report:
+    def run(self, used: int | None, wanted: int) -> Report:
         store, policy = self._store, self._policy
         if os.path.lexists(store.layout.condemned):
             condemned.withdraw(store.layout)
-        used, wanted = _measure(store, policy)
         left = scan.leftovers(store)
         cleared = self._remove((*left.trees, *left.files))
         lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)

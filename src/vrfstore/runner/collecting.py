@@ -14,6 +14,7 @@ from vrfstore.gc.policy import Policy
 from vrfstore.gc.sweep import Report, collect, preview
 from vrfstore.runner.configuration import Collecting
 from vrfstore.store.store import Store
+from vrfstore.units import size_text
 
 if TYPE_CHECKING:
     from vrfstore.gc.usage import Holder
@@ -111,17 +112,21 @@ def over_budget(report: Report) -> BudgetError | None:
     if not report.missing:
         return None
     return BudgetError(
-        f"{report.missing} bytes more would have to go, and all that is left is in use",
+        f"{size_text(report.missing)} more would have to go, and all that is left is in use",
         hint="see what holds it: vrfstore du; raise the budget, shorten --grace, or end what is in use",
     )
 
 
-def holders(store: Store, wanted: Policy) -> tuple[Holder, ...]:
-    """Return who holds how much of a store, the largest first."""
+def holders(store: Store, wanted: Policy, report: Report) -> tuple[Holder, ...]:
+    """Return who holds how much of what a collection leaves of a store, the largest first."""
     from vrfstore.gc import keepers, usage  # noqa: PLC0415 - only where a budget cannot be kept
 
     view = keepers.look(store, wanted)
-    return tuple(usage.holders(keepers.read(view, wanted), usage.measure(store)))
+    # After a dry run it is still there.
+    going = {f"environments/{name}" for name in report.environments}
+    going |= {f"entries/{name}" for name in report.entries}
+    graph = keepers.read(view, wanted, without=going if report.dry_run else ())
+    return tuple(usage.holders(graph, usage.measure(store)))
 
 
 def metrics_path(given: str | None, configured: Collecting, *, dry_run: bool) -> str | None:

@@ -397,7 +397,7 @@ def read_registration(layout: Layout, token: str) -> Registration | None:
             # Older records do not say.
             namespace=int(value.get("namespace", 0)),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         # A link that leads nowhere is still there, and may lead somewhere tomorrow.
         if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
             return None
