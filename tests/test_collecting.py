@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from support.commands import Command, commands
 from support.crash import LOCK, make_environment
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs
+from vrfstore.cli.application import run
 from vrfstore.errors import StoreError, UsageError
 from vrfstore.gc import sizes, sweep
 from vrfstore.gc.policy import Policy, Room
@@ -325,6 +327,30 @@ def test_a_target_without_a_least_is_refused(command: Command) -> None:
 )
 def test_a_budget_that_makes_no_sense_is_refused(command: Command, arguments: tuple[str, str]) -> None:
     assert command("gc", *arguments).code == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_no_store_is_made_to_be_collected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run(["--store", f"{tmp_path}/mistyped", "gc", "--json", *arguments]) == 21
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "store-missing"
+    assert not (tmp_path / "mistyped").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["gc", "--dry-run"], ["why", "x"], ["du"], ["list", "--unused"], ["roots", "list"]],
+    ids=" ".join,
+)
+def test_of_a_store_that_was_made_by_half_nothing_is_told(
+    command: Command, store: Store, arguments: list[str]
+) -> None:
+    os.rmdir(store.layout.of("leases"))
+    ended = command(*arguments, "--json")
+    assert (ended.code, ended.document["error"]["kind"]) == (21, "store-part")
+    assert command("gc").code == 0
+    assert os.path.isdir(store.layout.of("leases"))
 
 
 def test_over_budget_has_an_exit_code_of_its_own_and_the_report_is_there_all_the_same(

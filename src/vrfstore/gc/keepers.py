@@ -13,7 +13,7 @@ from vrfstore.gc.policy import Policy, age
 from vrfstore.gc.roots import Root
 from vrfstore.gc.scan import View
 from vrfstore.store.leases import LeaseRecord
-from vrfstore.store.store import Store
+from vrfstore.store.store import Store, check_whole
 
 __all__ = ["keepers", "look", "read"]
 
@@ -21,7 +21,12 @@ _State = TypeVar("_State")
 
 
 def look(store: Store, policy: Policy) -> View:
-    """Look at a store as a collection with this policy does."""
+    """Look at a store as a collection with this policy does.
+
+    Raises:
+        StoreError: A part of it is missing.
+    """
+    check_whole(store.layout)
     lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
     return View(
         store,

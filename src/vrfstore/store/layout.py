@@ -25,7 +25,8 @@
       repairs/<entry>.json            what a repair has yet to do
 
 In ``entries/`` and ``environments/`` a name that begins with a dot is not published: ``.new-<id>.<random>``
-is being made by the holder of lease ``<id>``, ``.dead-<random>`` is being removed.
+is being made by the holder of lease ``<id>``, ``.dead-<random>`` is being removed. The latter are in ``locks/`` and
+``interpreters/`` as well.
 """
 
 from __future__ import annotations
