@@ -25,6 +25,7 @@ __all__ = [
     "count",
     "error",
     "error_fields",
+    "hint",
     "interrupted",
     "moment",
     "plain",
@@ -95,6 +96,15 @@ def count(number: int, singular: str, plural: str) -> str:
 def warn(text: str) -> None:
     """Print a warning on stderr."""
     _complain(f"{_coloured('warning:', _YELLOW)} {visible(text)}\n")
+
+
+def hint(message: str, advice: str) -> None:
+    """Say on stderr what to do about what somebody else has complained of."""
+    lines = [
+        f"{_coloured('hint:', _YELLOW)} {visible(message)}",
+        *([f"  {visible(advice)}"] if advice else []),
+    ]
+    _complain("\n".join(lines) + "\n")
 
 
 def error(found: VrfstoreError, *, as_json: bool) -> int:

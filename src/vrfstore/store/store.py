@@ -273,6 +273,7 @@ class Store:
         Raises:
             WheelError: The wheel is not acceptable. Nothing is left behind.
         """
+        from vrfstore.store import modules  # noqa: PLC0415 - it imports this
         from vrfstore.store.wheel import parse_filename  # noqa: PLC0415 - installer, packaging, zipfile
 
         name, version = (str(part) for part in parse_filename(filename)[:2])
@@ -285,6 +286,7 @@ class Store:
             lease, path, filename, reference, origin=origin, limits=limits, unpack=unpack
         )
         self.publish(staging, directory)
+        modules.note(self.layout, staged.plan)
         return Added(staged.plan, new=True, warnings=staged.warnings)
 
     def stage(
