@@ -91,6 +91,7 @@ def policy_options(function: Callable[..., None]) -> Callable[..., None]:
         stale_after: float | None,
         stale_ok: bool,
         offline: bool,
+        install: bool | None,
         timeout: float | None,
         max_packages: int | None,
         max_bytes: int | None,
@@ -103,6 +104,12 @@ def policy_options(function: Callable[..., None]) -> Callable[..., None]:
                 kind="options-conflict",
                 hint="leave out --refresh and --upgrade, or --offline",
             )
+        if install is False and (refresh or upgrade or allow_builds):
+            raise UsageError(
+                "--no-install neither resolves again nor builds",
+                kind="options-conflict",
+                hint="leave out --refresh, --upgrade and --allow-builds, or --no-install",
+            )
         policy = Policy(
             resolver=resolver,
             index_url=index_url or "",
@@ -113,6 +120,7 @@ def policy_options(function: Callable[..., None]) -> Callable[..., None]:
             stale_after=stale_after,
             stale_ok=stale_ok,
             offline=offline,
+            install=install,
             caps=Caps(seconds=timeout, packages=max_packages, received=max_bytes, unpacked=max_unpacked),
         )
         function(*arguments, policy=policy, **rest)
@@ -142,6 +150,13 @@ _CAPS = (
 )
 
 _WHEN = (
+    click.option(
+        "--install/--no-install",
+        "install",
+        default=None,
+        help="Whether what is not there may be installed. Without leave: no network, no resolver, no builds; exit 12 "
+        "otherwise. [default: what vrfstore.toml says, else it may]",
+    ),
     click.option(
         "--offline", is_flag=True, help="Use what is there: no network and no resolver; exit 12 otherwise."
     ),

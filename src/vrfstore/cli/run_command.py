@@ -125,7 +125,7 @@ def command(
     if place is not None:
         _check_options(place)
         prepared = _prepare(place, given, heal=heal)
-        replace_process(prepared, words, user_site=prepared.user_site)
+        replace_process(prepared, words)
     check_into(options["into"])
     with watching() as watch:
         opened = Store.open(given, durable=durable)
@@ -143,7 +143,7 @@ def command(
         words = (result.python, requirements, *words)
     for warning in (*mended, *result.warnings):
         render.warn(warning)
-    replace_process(result, words, user_site=options["options"].user_site)
+    replace_process(result, words)
 
 
 def _there_already(meant: str, given: str | None) -> str | None:

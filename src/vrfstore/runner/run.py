@@ -21,7 +21,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vrfstore.runner.inspection import Found
 
-__all__ = ["Prepared", "Runnable", "command_environment", "mend", "named", "prepare", "replace_process"]
+__all__ = [
+    "Prepared",
+    "Runnable",
+    "base_variables",
+    "changed_variables",
+    "command_environment",
+    "mend",
+    "named",
+    "prepare",
+    "replace_process",
+]
 
 
 _PIP = frozenset({"pip", "pip3"})
@@ -39,6 +49,12 @@ class Runnable(Protocol):
     @property
     def lease(self) -> Lease | None: ...  # noqa: D102
 
+    @property
+    def user_site(self) -> bool: ...  # noqa: D102
+
+    @property
+    def compiled(self) -> bool: ...  # noqa: D102
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -50,6 +66,7 @@ class Prepared:
         lease: What keeps it; None where its store may only be read.
         user_site: Whether it sees the user's own packages.
         warnings: What was mended, and what could not be.
+        compiled: Whether all its bytecode is there; taken for granted.
     """
 
     environment: str
@@ -57,6 +74,7 @@ class Prepared:
     lease: Lease | None
     user_site: bool
     warnings: tuple[str, ...] = ()
+    compiled: bool = True
 
 
 def named(name: str, given: str | None) -> str | None:
@@ -152,36 +170,72 @@ def mend(found: Found, watch: Watcher) -> tuple[str, ...]:
     )
 
 
-def command_environment(
-    result: Runnable, variables: Mapping[str, str], *, user_site: bool = False
-) -> dict[str, str]:
-    """Return the environment variables for a command that runs in a linked environment.
+def command_environment(result: Runnable, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return all environment variables for a command that runs in a linked environment.
 
     Args:
         result: The linked environment.
         variables: Those of the caller.
-        user_site: Whether it sees the user's own packages.
     """
     kept = {name: value for name, value in variables.items() if name != "PYTHONHOME"}
-    path = f"{result.environment}/bin"
-    if variables.get("PATH"):
-        path += os.pathsep + variables["PATH"]
-    # Resolving did not see the user's site; with it, other versions might come first.
-    own = {} if user_site else {"PYTHONNOUSERSITE": "1"}
-    return (
-        kept
-        | own
-        | {
-            "PATH": path,
-            "VIRTUAL_ENV": result.environment,
-            "QUARTO_PYTHON": result.python,
-            # A kernelspec in the user's own directory would otherwise come before the environment's.
-            "JUPYTER_PREFER_ENV_PATH": "1",
-        }
-    )
+    return kept | {
+        name: value for name, value in changed_variables(result, variables).items() if name != "PYTHONHOME"
+    }
 
 
-def replace_process(result: Runnable, command: Sequence[str], *, user_site: bool = False) -> NoReturn:
+def changed_variables(result: Runnable, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return those environment variables that a command in a linked environment needs otherwise than the caller has.
+
+    Args:
+        result: The linked environment.
+        variables: Those of the caller.
+    """
+    changed = _of_python(f"{result.environment}/bin", result.python, variables)
+    changed["VIRTUAL_ENV"] = result.environment
+    if not result.user_site:
+        # Resolving did not see the user's site; with it, other versions might come first.
+        changed["PYTHONNOUSERSITE"] = "1"
+    if not result.compiled and os.geteuid() == 0:
+        # Root's pycs would go into sealed entries, before those that are being compiled.
+        changed["PYTHONDONTWRITEBYTECODE"] = "1"
+    cache, name = variables.get("JUPYTERCACHE"), os.path.basename(result.environment)
+    if cache and os.path.basename(cache.rstrip("/")) != name:
+        # What is cached is found by the code of a document alone, whatever packages it ran with.
+        changed["JUPYTERCACHE"] = os.path.join(cache, name)
+    return changed
+
+
+def base_variables(python: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the same for a command that runs on an interpreter in the place of an environment.
+
+    Args:
+        python: The absolute path of the interpreter.
+        variables: Those of the caller.
+    """
+    changed = _of_python(os.path.dirname(python), python, variables)
+    prefix = os.path.dirname(os.path.dirname(python))
+    if os.path.exists(f"{prefix}/pyvenv.cfg"):
+        changed["VIRTUAL_ENV"] = prefix
+    elif variables.get("VIRTUAL_ENV"):
+        changed["VIRTUAL_ENV"] = ""
+    return changed
+
+
+def _of_python(directory: str, python: str, variables: Mapping[str, str]) -> dict[str, str]:
+    path = variables.get("PATH")
+    changed = {
+        "PATH": f"{directory}{os.pathsep}{path}" if path else directory,
+        "QUARTO_PYTHON": python,
+        # A kernelspec in the user's own directory would otherwise come before the environment's.
+        "JUPYTER_PREFER_ENV_PATH": "1",
+    }
+    if variables.get("PYTHONHOME"):
+        # To Python, an empty one is none; it would be another Python's standard library.
+        changed["PYTHONHOME"] = ""
+    return changed
+
+
+def replace_process(result: Runnable, command: Sequence[str]) -> NoReturn:
     """Become the command (execve(2)); the lease goes with it, through its descriptor.
 
     An environment of ours has no ``pip`` of its own, and the next one on PATH would change somebody else's packages:
@@ -192,7 +246,7 @@ def replace_process(result: Runnable, command: Sequence[str], *, user_site: bool
     """
     if result.lease is not None:
         os.set_inheritable(result.lease.descriptor, True)
-    variables = command_environment(result, os.environ, user_site=user_site)
+    variables = command_environment(result, os.environ)
     if command[0] in _PIP and not os.access(f"{result.environment}/bin/{command[0]}", os.X_OK):
         command = [result.python, "-m", "pip", *command[1:]]
     # Python ignores these; the command expects them as they usually are.
