@@ -42,11 +42,12 @@ def check_link(document: Any) -> None:
 def check_links(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold everything that ``link`` prints for machines in this process against the contract."""
     of_link, print_json = application._is_link, render.print_json
-    running = []
+    running: list[bool] = []
 
     def noticed(arguments: Sequence[str]) -> bool:
-        running[:] = [of_link(arguments)]
-        return running[0]
+        found = of_link(arguments)
+        running[:] = [found]
+        return found
 
     def checked(document: dict[str, object]) -> None:
         if running == [True]:
