@@ -47,11 +47,15 @@ def test_thirty_two_at_once_are_one_build_and_all_have_their_answer_soon_after_i
         check_link(answer)
     assert sorted(answer["status"] for answer in answers) == ["built"] + ["hit"] * (RENDERS - 1)
     assert {answer["python"] for answer in answers} == {answers[0]["python"]}
-    assert {name: index.downloads(f"{name}-1.0-py3-none-any.whl") for name in names} == dict.fromkeys(names, 1)
+    assert {name: index.downloads(f"{name}-1.0-py3-none-any.whl") for name in names} == dict.fromkeys(
+        names, 1
+    )
     assert len(store.environments()) == 1
     # An answer is written at once, and nothing after it.
     ends = {output: output.stat().st_mtime for output in outputs}
-    (builder,) = (output for output, answer in zip(outputs, answers, strict=True) if answer["status"] == "built")
+    (builder,) = (
+        output for output, answer in zip(outputs, answers, strict=True) if answer["status"] == "built"
+    )
     built = Path(answers[0]["environment"], "pyvenv.cfg").stat().st_mtime
     last = max(ends.values()) - built
     figures.lines[f"{RENDERS} links at once of what nobody has asked for"] = (

@@ -116,7 +116,7 @@ def read(variables: Mapping[str, str]) -> Configuration:
         except OSError as error:
             raise _refused(path, f"the file cannot be read: {error.strerror}") from error
         tables = _parsed(data, path)
-        resolving |= tables["resolve"]
+        resolving |= tables["resolve"] | tables["link"]
         collecting |= tables["gc"]
     return Configuration(**resolving, collecting=Collecting(**collecting))
 
