@@ -130,8 +130,10 @@ REFUSED = {
     "a project": ("pyproject.toml", '[project]\nname = "x"\nversion = "1"\ndependencies = ["pear"]\n', 12),
     "a project that is built": (
         "pyproject.toml",
-        '[build-system]\nrequires = ["pear"]\nbuild-backend = "setup"\nbackend-path = ["."]\n'
-        '[project]\nname = "x"\ndynamic = ["version", "dependencies"]\n',
+        (
+            '[build-system]\nrequires = ["pear"]\nbuild-backend = "setup"\nbackend-path = ["."]\n'
+            '[project]\nname = "x"\ndynamic = ["version", "dependencies"]\n'
+        ),
         10,
     ),
     "a script": (
@@ -142,7 +144,7 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "text", "code"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("asking", REFUSED.values(), ids=REFUSED.keys())
 @pytest.mark.parametrize("by", ["option", "configuration"])
 def test_nothing_that_an_author_writes_makes_a_refused_request_install(
     index: Index,
@@ -151,11 +153,10 @@ def test_nothing_that_an_author_writes_makes_a_refused_request_install(
     marker: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    name: str,
-    text: str,
-    code: int | None,
+    asking: tuple[str, str, int | None],
     by: str,
 ) -> None:
+    name, text, code = asking
     index.add(PEAR)
     build_wheel(PEAR, project)
     (project / "plum-1.0.tar.gz").write_bytes(sdist("plum")[0])
