@@ -2,7 +2,7 @@
 
 ::
 
-    <store>/tmp/<lease id>.progress     JSON; replaced a few times a second, removed at the end
+    <store>/tmp/<lease id>.progress     JSON; replaced with every step, removed at the end
 
 A file is believed as long as the lease in its name is held. What a kill leaves is litter in tmp/, which gc takes.
 """
@@ -27,7 +27,7 @@ __all__ = ["Builder", "Building", "builder_of"]
 
 _SUFFIX = ".progress"
 _PERIOD = 0.25
-"""Seconds between two tellings, but for a new step."""
+"""Seconds between two tellings of bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +101,9 @@ class Building:
                     self._step = f"{event.kind} {event.subject}".rstrip()
                 case _:
                     return
-            if self._told and time.monotonic() - self._told >= _PERIOD:
+            # Bytes come often; of what comes seldom, there may be nothing after it for long.
+            often = event.kind == "received" and time.monotonic() - self._told < _PERIOD
+            if self._told and not often:
                 self._tell()
 
     def _tell(self) -> None:
