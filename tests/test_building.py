@@ -21,7 +21,6 @@ from vrfstore.errors import BusyError
 from vrfstore.gc import sweep
 from vrfstore.gc.policy import Policy
 from vrfstore.model import Event
-from vrfstore.store import building
 from vrfstore.store.building import Building, builder_of
 from vrfstore.store.holds import hold
 from vrfstore.store.store import Store
@@ -204,7 +203,7 @@ def test_telling_costs_a_few_files_a_second_and_nothing_where_nothing_is_built(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(building.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("vrfstore.store.building.time.monotonic", lambda: now[0])
     with store.session() as session, Building(store.layout, session) as telling:
         telling(Event(kind="received", size=5))
         assert progress(store) == []

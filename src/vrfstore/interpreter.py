@@ -6,7 +6,6 @@ May start a process; never writes. The answer is cached by ``store.interpreters`
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 
@@ -219,24 +218,14 @@ def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[
     Raises:
         InterpreterError: It cannot be started, or takes longer.
     """
-    import signal  # noqa: PLC0415
     import subprocess  # noqa: PLC0415
 
+    from vrfstore.sessions import session  # noqa: PLC0415
+
+    # In a session: what selects a Python may be a shell, which has it as a child.
     try:
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # What selects a Python may be a shell, which has it as a child; and nobody is there to be asked.
-            start_new_session=True,
-        ) as process:
-            try:
-                stdout, stderr = process.communicate(timeout=seconds)
-            except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                raise
+        with session(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            stdout, stderr = process.communicate(timeout=seconds)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InterpreterError(f"{command[0]} does not start: {error}", kind="interpreter-broken") from error
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
