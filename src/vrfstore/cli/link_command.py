@@ -13,8 +13,7 @@ import click
 from click.core import ParameterSource
 
 from vrfstore.cli import render
-from vrfstore.cli.asking import input_options, policy_options
-from vrfstore.cli.ending import deadline
+from vrfstore.cli.asking import input_options, limited, policy_options
 from vrfstore.cli.failures import as_error, is_bug
 from vrfstore.cli.options import (
     DURATION,
@@ -30,7 +29,7 @@ from vrfstore.cli.progress import watching
 from vrfstore.errors import UsageError, VrfstoreError
 from vrfstore.model import Watcher, both
 from vrfstore.requirements.policy import Policy
-from vrfstore.runner import configuration, outcome
+from vrfstore.runner import outcome
 from vrfstore.runner.link import LinkResult, link
 from vrfstore.runner.log import Log, packages_text
 from vrfstore.runner.outcome import Outcome
@@ -186,8 +185,7 @@ def _linked(
     **options: Any,
 ) -> Outcome:
     """Link, in the time that there is, and tell the author of the document."""
-    limits = configuration.applied(policy, configuration.read(os.environ)).caps
-    with deadline(limits.seconds):
+    with limited(policy):
         store = Store.open(place, durable=durable)
         author.say(f"linking {' '.join(requirements)}")
         result = link(

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from vrfstore.cli import render
-from vrfstore.cli.asking import input_options, policy_options
+from vrfstore.cli.asking import input_options, limited, policy_options
 from vrfstore.cli.options import PATH, check_into, link_options, root_option, store_option
 from vrfstore.cli.progress import watching
 from vrfstore.errors import RequirementsError, UsageError
@@ -127,7 +127,7 @@ def command(
         prepared = _prepare(place, given, heal=heal)
         replace_process(prepared, words)
     check_into(options["into"])
-    with watching() as watch:
+    with watching() as watch, limited(options["policy"]):
         opened = Store.open(given, durable=durable)
         mended = _mended(options["into"], given, watch) if heal and options["into"] else ()
         result = link(
