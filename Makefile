@@ -28,7 +28,8 @@ demo: $(VENV)/.runtime ## link the example's environment cold, warm and hit; run
 .PHONY: test
 test: $(VENV)/.dev ## run all tests, hold coverage to its limit
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder \
+		$(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,14 @@ def pytest_configure(config: pytest.Config) -> None:
     crash.every_step = config.getoption("--kill-all")
 
 
+_LONGEST = ("test_gc_beside_links", "test_soak", "test_gc_machine", "test_crash", "test_resolvers")
+"""Files that take long for the number of tests in them."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is only run when it is asked for."""
+    """Leave out what is only run when it is asked for; begin with what takes longest, or one process ends alone."""
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.stem not in _LONGEST, -counts[item.path], item.path))
     if not config.getoption("--exhaustive"):
         left_out = [item for item in items if item.get_closest_marker("exhaustive")]
         items[:] = [item for item in items if item not in left_out]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vrfstore.linker.into import Asked, link_into
 from vrfstore.model import LinkOptions
 from vrfstore.store import externals
 from vrfstore.store.holds import hold, shard
+from vrfstore.store.layout import Layout
 from vrfstore.store.store import Store
 
 DAY = 86400.0
@@ -36,13 +38,17 @@ def place(store: Store, tmp_path: Path) -> Path:
     wheel = build_wheel(WheelSpec(name="apple"), tmp_path / "wheels")
     path = tmp_path / "project" / "venv"
     path.parent.mkdir()
+    link_apple(store, wheel, path)
+    time.sleep(0.02)
+    return path
+
+
+def link_apple(store: Store, wheel: Path, path: Path) -> None:
     asked = Asked(requirements="apple\n", path="x", python="", lock="0" * 64, options=LinkOptions())
     with store.session() as lease:
         plan = store.add(wheel).plan
         assert plan.reference.digest == wheel_digest(wheel)
         link_into(store, lease, [plan], base(), str(path), asked)
-    time.sleep(0.02)
-    return path
 
 
 def collect(store: Store, policy: Policy = EVERYTHING) -> sweep.Report:
@@ -144,3 +150,25 @@ def test_one_that_is_registered_at_this_moment_is_not_forgotten(store: Store, pl
         externals.register(store.layout, lease, moved)
     assert absence.settle(store.layout, absent) == ()
     assert list(externals.registrations(store.layout)) == [moved]
+
+
+def test_one_that_comes_back_and_is_linked_while_it_is_forgotten_is_registered_anew(
+    store: Store, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = list(externals.registrations(store.layout))
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    aside = place.rename(place.with_name("aside"))
+    collect(store)
+    linking = threading.Thread(target=link_apple, args=(store, wheel, place))
+    forget = externals.forget
+
+    def forget_late(layout: Layout, token: str) -> bool:
+        aside.rename(place)
+        linking.start()
+        linking.join(0.5)
+        return forget(layout, token)
+
+    monkeypatch.setattr(externals, "forget", forget_late)
+    assert collect(store).forgotten == (str(place),)
+    linking.join()
+    assert list(externals.registrations(store.layout)) == known

@@ -111,6 +111,25 @@ def test_ballast_is_made_again_only_where_it_is_in_nobodys_way(
     assert os.path.exists(store.layout.ballast) is made
 
 
+def test_who_has_no_room_for_ballast_is_not_taken_for_a_gc(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ballast.free(store.layout, refused=True)
+    held: list[str] = []
+
+    def noted(path: str, *, timeout: float) -> contextlib.AbstractContextManager[None]:
+        held.append(path)
+        return hold(path, timeout=timeout)
+
+    monkeypatch.setattr(ballast, "hold", noted)
+    room(monkeypatch, free=8 * ballast.SIZE - 1024)
+    Store.open(store.root)
+    assert held == []
+    room(monkeypatch, free=8 * ballast.SIZE)
+    Store.open(store.root)
+    assert held == [store.layout.of("gc", "run")]
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT], ids=errno.errorcode.get)
 def test_where_there_is_less_room_than_was_said_nothing_is_left_behind(
     store: Store, monkeypatch: pytest.MonkeyPatch, code: int

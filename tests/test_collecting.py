@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -14,13 +15,14 @@ from support.commands import Command, commands
 from support.crash import LOCK, make_environment
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs
+from vrfstore.cli.application import run
 from vrfstore.errors import StoreError, UsageError
 from vrfstore.gc import sizes, sweep
 from vrfstore.gc.policy import Policy, Room
 from vrfstore.runner import collecting
 from vrfstore.runner.configuration import Collecting
 from vrfstore.runner.doctor import look
-from vrfstore.store import condemned, leases
+from vrfstore.store import ballast, condemned, leases
 from vrfstore.store.holds import hold
 from vrfstore.store.layout import Layout
 from vrfstore.store.store import Store
@@ -160,6 +162,22 @@ def test_where_less_is_free_than_has_to_be_environments_go_until_the_target(
     assert sweep.preview(store, least).environments == (environments[0],)
     more = with_budget(min_free=Room(10 * HEAVY + 1), target_free=Room(12.5, relative=True))
     assert sweep.collect(store, more).environments == tuple(environments[:2])
+
+
+def test_room_that_the_ballast_gives_back_for_a_while_is_not_free(
+    store: Store, environments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def room(_path: str) -> tuple[int, int]:
+        held = os.path.exists(store.layout.ballast)
+        return 10 * HEAVY - (ballast.SIZE if held else 0), 100 * HEAVY
+
+    monkeypatch.setattr(sizes, "room", room)
+    monkeypatch.setattr(ballast, "free", lambda layout: fs.remove_file(layout.ballast))
+    policy = with_budget(min_free=Room(10 * HEAVY - ballast.SIZE + 1))
+    seen = sweep.preview(store, policy)
+    assert seen.environments == (environments[0],)
+    assert sweep.collect(store, policy).environments == seen.environments
+    assert os.path.exists(store.layout.ballast)
 
 
 def test_what_was_used_within_the_grace_stays_and_the_rest_of_the_budget_is_missing(
@@ -311,6 +329,30 @@ def test_a_budget_that_makes_no_sense_is_refused(command: Command, arguments: tu
     assert command("gc", *arguments).code == 2
 
 
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_no_store_is_made_to_be_collected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run(["--store", f"{tmp_path}/mistyped", "gc", "--json", *arguments]) == 21
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "store-missing"
+    assert not (tmp_path / "mistyped").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["gc", "--dry-run"], ["why", "x"], ["du"], ["list", "--unused"], ["roots", "list"]],
+    ids=" ".join,
+)
+def test_of_a_store_that_was_made_by_half_nothing_is_told(
+    command: Command, store: Store, arguments: list[str]
+) -> None:
+    os.rmdir(store.layout.of("leases"))
+    ended = command(*arguments, "--json")
+    assert (ended.code, ended.document["error"]["kind"]) == (21, "store-part")
+    assert command("gc").code == 0
+    assert os.path.isdir(store.layout.of("leases"))
+
+
 def test_over_budget_has_an_exit_code_of_its_own_and_the_report_is_there_all_the_same(
     command: Command, store: Store, environments: list[str]
 ) -> None:
@@ -322,6 +364,17 @@ def test_over_budget_has_an_exit_code_of_its_own_and_the_report_is_there_all_the
     assert ended.document["error"]["kind"] == "over-budget"
     assert ended.document["bytes_missing"] == left - 1000
     assert store.environments() == [environments[0]]
+
+
+def test_what_a_dry_run_would_take_is_not_said_to_hold_anything(
+    command: Command, store: Store, environments: list[str]
+) -> None:
+    with leases.take(store.layout, environment=environments[0]):
+        seen = command("gc", "--max-size", "1k", "--grace", "0", "--dry-run", "--json")
+        done = command("gc", "--max-size", "1k", "--grace", "0", "--json")
+    assert seen.document["removed"]["environments"] == environments[1:]
+    assert [holder["name"] for holder in seen.document["holders"]] == [f"environments/{environments[0]}"]
+    assert seen.document["holders"] == done.document["holders"]
 
 
 def test_over_budget_in_words(command: Command, store: Store, environments: list[str]) -> None:

@@ -25,8 +25,9 @@ from vrfstore.errors import BusyError, StoreDamagedError, UsageError
 from vrfstore.gc import roots, runtime, scan, sweep
 from vrfstore.gc.policy import Policy, decide
 from vrfstore.linker.link import environment_key, link
-from vrfstore.store import condemned, leases, memos
+from vrfstore.store import condemned, leases, memos, records
 from vrfstore.store.holds import hold
+from vrfstore.store.interpreters import ready_links
 from vrfstore.store.store import Store
 
 EVERYTHING = Policy(max_age=0, grace=0)
@@ -250,6 +251,29 @@ def test_a_lease_on_a_key_keeps_all_its_generations(world: World) -> None:
         assert set(world.collect().kept) == {world.live, second}
 
 
+@pytest.mark.parametrize(("changed", "stays"), [(True, False), (False, True)])
+def test_an_earlier_generation_goes_after_a_week_only_where_it_is_not_handed_out_any_more(
+    world: World, changed: bool, stays: bool
+) -> None:
+    configuration = Path(world.path(world.live), "pyvenv.cfg")
+    aside = configuration.rename(configuration.with_name("aside"))
+    second = world.environment("live", "shared")
+    aside.rename(configuration)
+    record = world.store.record(world.live)
+    if not changed:
+        # As healing leaves it: it is handed out again.
+        own = {path: records.own_token(f"{world.path(world.live)}/{path}") for path in record.own}
+        Path(world.store.layout.record(world.live)).write_bytes(
+            records.record_to_json(replace(record, own=own))
+        )
+    assert world.store.usable_environment(record.key)[1] == changed
+    for environment in (world.live, second):
+        world.age(environment, 8 * DAY)
+    report = world.collect(Policy(max_age=30 * DAY, grace=DAY))
+    assert (world.live in report.kept) is stays
+    assert second in report.kept
+
+
 @contextmanager
 def running(arguments: list[str], **options: object) -> Iterator[subprocess.Popen[bytes]]:
     """A process that runs until it is killed here."""
@@ -301,6 +325,17 @@ def test_processes_that_cannot_be_looked_at_protect_nothing_and_stop_nothing(tmp
     store, proc = "/srv/store", str(tmp_path)
     assert runtime.names_in_use(store, proc) == {f"environments/{'a' * 32}.2": {2}}
     assert runtime.names_in_use(store, f"{proc}/absent") == {}
+
+
+def test_where_no_process_can_be_seen_the_report_says_so(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runtime.can_be_seen()
+    assert not runtime.can_be_seen(str(tmp_path / "absent"))
+    monkeypatch.setattr(runtime, "can_be_seen", lambda: False)
+    for report in (sweep.preview(world.store, EVERYTHING), world.collect()):
+        (problem,) = report.problems
+        assert "/proc does not show them" in problem
 
 
 def test_a_long_argument_of_some_process_does_not_hold_a_collection_up(tmp_path: Path) -> None:
@@ -395,6 +430,68 @@ def test_an_environment_that_comes_between_scan_and_second_reading_and_tells_not
     assert world.entries() == {"live", "dead", "shared", "lonely"}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lock": []},
+        {"lock": {}},
+        {"key": 1},
+        {"options": []},
+        {"options": None},
+        {"interpreter": []},
+        {"interpreter": {}},
+        {"executable": None},
+        {"library": 5},
+        {"asked": []},
+        {"own": ["bin"]},
+        {"own": {"bin": 7}},
+    ],
+    ids=str,
+)
+def test_a_record_with_something_else_in_the_place_of_a_field_is_unreadable_and_stops_nothing(
+    world: World, changes: dict[str, object]
+) -> None:
+    record = Path(world.store.layout.record(world.live))
+    value = codec.loads(record.read_bytes())
+    assert changes.keys() < value.keys()
+    record.write_bytes(codec.dumps(value | changes))
+    with pytest.raises(StoreDamagedError):
+        world.store.record(world.live)
+    report = world.collect()
+    assert report.kept == {world.live: ("its record cannot be read",)}
+    assert world.entries() == {"live", "shared"}
+
+
+HUGE = b"1" + b"0" * 400
+"""A whole number that is no float."""
+
+
+def test_a_memo_that_is_stale_in_a_time_beyond_all_floats_stays(world: World) -> None:
+    layout = world.store.layout
+    world.pin()
+    with world.store.session() as lease:
+        memos.write_input(
+            layout, lease, "late", environment=world.live, lock="", own={}, stats={}, until=int(HUGE)
+        )
+    world.collect()
+    assert os.listdir(layout.of("inputs")) == ["late.json"]
+
+
+@pytest.mark.parametrize("number", [b"Infinity", b"1e999", b"NaN", b"{}"])
+@pytest.mark.parametrize("field", [b"device", b"namespace"])
+def test_a_registration_with_a_number_that_is_none_keeps_whatever_is_older(
+    world: World, field: bytes, number: bytes
+) -> None:
+    fields = {b"device": b"1", b"namespace": b"1"} | {field: number}
+    Path(world.store.layout.of("external", f"{'a' * 16}.json")).write_bytes(
+        b'{"device":%b,"locks":[],"namespace":%b,"path":"/x","references":[],"schema":1}'
+        % (fields[b"device"], fields[b"namespace"])
+    )
+    report = world.collect()
+    assert world.entries() == {"live", "dead", "shared", "lonely"}
+    assert [problem for problem in report.problems if "registration" in problem]
+
+
 def test_where_nothing_tells_what_an_environment_refers_to_every_older_entry_stays(world: World) -> None:
     fs.remove_tree(world.path(world.live))
     Path(world.path(world.live)).mkdir()
@@ -424,9 +521,15 @@ def test_a_root_that_cannot_be_read_keeps_whatever_is_older(world: World, conten
     assert_what_is_older_stays(world, "roots/odd.json")
 
 
-def test_a_root_that_leads_to_what_is_not_mounted_keeps_whatever_is_older(world: World) -> None:
+def test_a_root_that_leads_to_what_is_not_mounted_keeps_everything(world: World) -> None:
     os.symlink("/nonexistent/root.json", world.store.layout.of("roots", "odd.json"))
-    assert_what_is_older_stays(world, "roots/odd.json")
+    time.sleep(0.02)
+    # What the link leads to may have been written after this, and may pin it.
+    world.store.add(build_wheel(WheelSpec(name="younger"), Path(world.wheels["live"]).parent))
+    report = world.collect()
+    assert (report.environments, report.entries) == ((), ())
+    assert world.entries() == {"live", "dead", "shared", "lonely", "younger"}
+    assert [problem for problem in report.problems if "roots/odd.json" in problem]
 
 
 def test_a_root_that_is_a_directory_keeps_whatever_is_older(world: World) -> None:
@@ -589,6 +692,38 @@ def test_a_memo_that_cannot_be_read_stops_nothing(world: World, part: str, conte
     assert world.store.environments() == []
 
 
+def test_links_to_an_interpreter_that_is_gone_go_as_a_whole_wherever_a_gc_is_killed(
+    world: World, tmp_path: Path
+) -> None:
+    layout = world.store.layout
+    interpreter = tmp_path / "python"
+    interpreter.touch()
+    with world.store.session() as lease:
+        links = Path(ready_links(layout, lease, replace(base(), real=str(interpreter))))
+    made = sorted(os.listdir(links))
+    interpreter.unlink()
+
+    unlinked: list[str] = []
+
+    def kill(name: str, path: str) -> None:
+        if name == "unlink" and f"{layout.of('interpreters')}/" in path:
+            unlinked.append(path)
+            if len(unlinked) > 1:
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fs, "on_effect", kill)
+        with pytest.raises(KeyboardInterrupt):
+            world.collect()
+    interpreter.touch()  # it was only not mounted
+    with world.store.session() as lease:
+        again = ready_links(layout, lease, replace(base(), real=str(interpreter)))
+    assert (Path(again), sorted(os.listdir(links))) == (links, made)
+    world.collect()
+    assert sorted(os.listdir(links)) == made
+    assert [name for name in os.listdir(layout.of("interpreters")) if name.startswith(".")] == []
+
+
 def test_logs_go_after_a_week(world: World) -> None:
     for name, days in (("old", 8), ("new", 6)):
         path = world.store.layout.of("logs", name)
@@ -627,6 +762,18 @@ def test_a_preview_is_what_a_collection_does_to_the_byte(world: World) -> None:
     assert replace(seen, dry_run=False, kept={}) == replace(done, kept={})
     assert seen.kept.keys() == done.kept.keys()
     assert (len(done.environments), len(done.entries), done.leftovers, done.records) == (2, 1, 4, 3)
+
+
+def test_a_preview_and_a_collection_agree_on_files_that_are_not_called_as_ours(world: World) -> None:
+    world.pin()
+    strangers = {part: Path(world.store.layout.of(part, "x.bak")) for part in ("inputs", "requests", "locks")}
+    for path in strangers.values():
+        path.write_bytes(b"{}")
+    time.sleep(0.01)
+    seen = sweep.preview(world.store, EVERYTHING)
+    done = world.collect()
+    assert seen.records == done.records == 0
+    assert all(path.exists() for path in strangers.values())
 
 
 def test_what_a_collection_says_it_freed_is_what_became_free(world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gc
 import os
 import signal
@@ -144,6 +146,33 @@ def test_what_nobody_has_flocked_is_free_and_what_cannot_be_opened_is_not(tmp_pa
     assert leases.is_free(str(tmp_path / "file"))
     assert leases.is_free(str(tmp_path / "absent"))
     assert not leases.is_free(str(tmp_path / "link"))
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o444])
+def test_where_only_what_may_be_written_can_be_locked_a_lease_is_dead_only_if_it_was_locked(
+    store: Store, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    lock = filelock.lock_descriptor
+    opened = os.open
+
+    def as_nfs_does(descriptor: int, *, blocking: bool) -> bool:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return lock(descriptor, blocking=blocking)
+
+    def for_an_ordinary_user(path: str, flags: int, *rest: int) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY and mode == 0o444:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, flags, *rest)
+
+    with leases.take(store.layout) as held:
+        ended = leases.take(store.layout)
+        os.close(ended.descriptor)
+        monkeypatch.setattr(filelock, "lock_descriptor", as_nfs_does)
+        monkeypatch.setattr(os, "open", for_an_ordinary_user)
+        alive = {lease.id for lease in leases.read(store.layout) if lease.alive}
+        monkeypatch.undo()
+    assert alive == ({held.id} if mode == 0o644 else {held.id, ended.id})
 
 
 def test_a_lease_is_never_seen_in_its_place_without_its_owner(

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import sys
 
 import click
 import pytest
@@ -23,6 +24,19 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+# --- what no encoding has
+
+
+@pytest.mark.parametrize(("text", "data"), [("a\udcff", b"a\xff\n"), ("a\ud800", b"a\\ud800\n")])
+def test_text_that_has_no_encoding_is_printed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, text: str, data: bytes
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8"))
+    render.plain(text)
+    assert written.getvalue() == data
 
 
 # --- sizes, times, tables

@@ -372,6 +372,32 @@ def test_an_environment_that_somebody_changed_is_passed_over_for_its_next_genera
     assert store.environments() == [first.directory, second.directory]
 
 
+def test_a_generation_that_is_passed_over_is_not_used_thereby(store: Store, wheel: Path) -> None:
+    first = make_environment(store, wheel)
+    touch_site_packages(Path(store.layout.of("environments", first.directory)))
+    second = make_environment(store, wheel)
+    for record in (first, second):
+        os.utime(store.layout.record(record.directory), (0, 0))
+    assert store.usable_environment(first.key) == (second, 1)
+    used = [os.stat(store.layout.record(record.directory)).st_mtime for record in (first, second)]
+    assert used[0] == 0 < used[1]
+
+
+def test_where_earlier_generations_were_collected_the_one_that_stands_is_handed_out(
+    store: Store, wheel: Path
+) -> None:
+    made = []
+    for _ in range(3):
+        made.append(make_environment(store, wheel))
+        touch_site_packages(Path(store.layout.of("environments", made[-1].directory)))
+    last = make_environment(store, wheel)
+    for record in made:
+        fs.remove_tree(store.layout.of("environments", record.directory))
+    assert store.usable_environment(last.key) == (last, 3)
+    touch_site_packages(Path(store.layout.of("environments", last.directory)))
+    assert store.usable_environment(last.key) == (None, 0)
+
+
 def test_using_an_environment_does_not_count_as_changing_it(store: Store, wheel: Path) -> None:
     record = make_environment(store, wheel)
     environment = store.layout.of("environments", record.directory)

@@ -23,6 +23,7 @@ __all__ = [
     "COPY_LIMIT",
     "SEALED_AT",
     "NewFile",
+    "append",
     "change_mode",
     "copy_file",
     "exchange",
@@ -241,6 +242,26 @@ def write_file(path: str, data: bytes, *, mode: int = 0o644, sync: bool = False)
         file.write(data)
         if sync:
             file.sync()
+
+
+def append(path: str, data: bytes) -> int:
+    """Write bytes at the end of a file in one go (write(2), O_APPEND), made where it is not there.
+
+    Returns:
+        How many bytes it has now.
+
+    Raises:
+        OSError: That cannot be done, or not with all of them.
+    """
+    _effect("append", path)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        if os.write(descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
 
 
 def replace_file(path: str, data: bytes) -> None:

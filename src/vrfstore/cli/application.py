@@ -27,6 +27,7 @@ _COMMANDS = {
     "env": "Check, heal and copy environments.",
     "export": "Write entries and environments into an archive.",
     "gc": "Remove what nothing refers to, and what is beyond a budget.",
+    "hint": "Say which package provides a module that cannot be imported.",
     "import": "Take over entries and environments from an archive.",
     "link": "Make the environment of a requirements file, and print its python.",
     "list": "Show entries and environments.",

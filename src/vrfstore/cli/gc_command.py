@@ -58,7 +58,7 @@ Examples:
     "--keep-last",
     type=click.IntRange(min=0),
     metavar="NUMBER",
-    help="Of each project root, keep so many environments, the newest. [default: 1]",
+    help="Of each project root, keep so many environments, the newest, of the 100 that are remembered. [default: 1]",
 )
 @click.option(
     "--grace",
@@ -108,7 +108,8 @@ def command(
 
     What is not given, vrfstore.toml says (docs/configuration.md).
     """
-    opened = Store.open(store or default_store, to_look=dry_run)
+    # Where there is no store, the path is wrong, and one that is made in its place would hide that.
+    opened = Store.open(store or default_store, to_look=dry_run, to_make=False)
     configured = configuration.read(os.environ).collecting
     wanted = collecting.policy(configured, **given)
     metrics = collecting.metrics_path(prometheus, configured, dry_run=dry_run)
@@ -125,7 +126,7 @@ def command(
     for problem in report.problems:
         render.warn(problem)
     over = collecting.over_budget(report)
-    holders = () if over is None else collecting.holders(opened, wanted)
+    holders = () if over is None else collecting.holders(opened, wanted, report)
     if as_json:
         document = gc_report.to_json(report, holders)
         render.print_json(document if over is None else document | {"error": over.fields()})

@@ -26,6 +26,7 @@ __all__ = [
     "ended",
     "error",
     "explain",
+    "hint",
     "moment",
     "plain",
     "print_json",
@@ -65,11 +66,18 @@ def plain(text: str) -> None:
         try:
             stream.write(f"{text}\n")
         except UnicodeEncodeError:  # a path in bytes that the terminal's encoding has no characters for
-            stream.buffer.write(os.fsencode(f"{text}\n"))
+            stream.buffer.write(_bytes(f"{text}\n"))
         stream.flush()
     except OSError as error:
         error.filename = STDOUT
         raise
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:  # half a character, which JSON can spell and no path has
+        return text.encode(errors="backslashreplace")
 
 
 def visible(text: str) -> str:
@@ -88,6 +96,15 @@ def count(number: int, singular: str, plural: str) -> str:
 def warn(text: str) -> None:
     """Print a warning on stderr."""
     _complain(f"{_coloured('warning:', _YELLOW)} {visible(text)}\n")
+
+
+def hint(message: str, advice: str) -> None:
+    """Say on stderr what to do about what somebody else has complained of."""
+    lines = [
+        f"{_coloured('hint:', _YELLOW)} {visible(message)}",
+        *([f"  {visible(advice)}"] if advice else []),
+    ]
+    _complain("\n".join(lines) + "\n")
 
 
 def error(found: VrfstoreError, *, as_json: bool, of_link: bool = False) -> int:

@@ -14,7 +14,7 @@ from vrfstore.gc import roots
 from vrfstore.gc.roots import Root
 from vrfstore.store import externals, leases
 from vrfstore.store.leases import LeaseRecord
-from vrfstore.store.store import Store
+from vrfstore.store.store import Store, check_whole
 
 __all__ = ["command"]
 
@@ -67,6 +67,7 @@ def _add(default_store: str | None, name: str, target: str, store: str | None) -
 def _list(default_store: str | None, store: str | None, *, as_json: bool) -> None:
     """Show pins, the environments of projects, environments elsewhere, and leases that have not ended."""
     opened = Store.open(store or default_store, to_look=True)
+    check_whole(opened.layout)
     warnings: list[str] = []
     # In the order in which gc looks at them: what a lease protects may be pinned before it ends.
     alive = [lease for lease in leases.read(opened.layout) if lease.alive]

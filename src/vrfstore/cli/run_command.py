@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -12,14 +13,14 @@ from vrfstore.cli import render
 from vrfstore.cli.asking import input_options, limited, policy_options
 from vrfstore.cli.options import PATH, check_into, link_options, root_option, store_option
 from vrfstore.cli.progress import watching
-from vrfstore.errors import RequirementsError, UsageError
+from vrfstore.errors import RequirementsError, UsageError, VrfstoreError
 from vrfstore.runner.link import link
-from vrfstore.runner.run import Prepared, mend, named, prepare, replace_process
+from vrfstore.runner.run import Prepared, Runnable, mend, named, prepare, replace_process, stay_beside
 from vrfstore.store.store import Store
 
 __all__ = ["command"]
 
-_ALWAYS = frozenset({"requirements", "words", "store", "heal"})
+_ALWAYS = frozenset({"requirements", "words", "store", "heal", "hint"})
 """Parameters that make sense for an environment that is there already."""
 
 _EXPLICIT = "vrfstore.run.explicit"
@@ -60,6 +61,7 @@ Examples:
   vrfstore run requirements.vrf -- python report.py
   vrfstore run requirements.vrf -- jupyter nbconvert --execute notebook.ipynb
   vrfstore run .venv -- python report.py
+  vrfstore run --hint requirements.vrf -- python report.py
   vrfstore run script.py argument          with the packages that its own metadata names
 """,
 )
@@ -91,6 +93,14 @@ Examples:
     help="Do not mend an environment of your own before.",
 )
 @root_option
+@click.option(
+    "--hint/--no-hint",
+    "hint",
+    envvar="VRFSTORE_HINT",
+    default=False,
+    help="Stay beside the command, and if it fails because of an import, say on stderr what to do; see vrfstore hint. "
+    "[default: $VRFSTORE_HINT, else become the command]",
+)
 @store_option
 @click.pass_obj
 def command(
@@ -102,6 +112,7 @@ def command(
     *,
     durable: bool,
     heal: bool,
+    hint: bool,
     further: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -125,7 +136,7 @@ def command(
     if place is not None:
         _check_options(place)
         prepared = _prepare(place, given, heal=heal)
-        replace_process(prepared, words)
+        _run(prepared, words, hint=(given, "") if hint else None)
     check_into(options["into"])
     with watching() as watch, limited(options["policy"]):
         opened = Store.open(given, durable=durable)
@@ -143,7 +154,24 @@ def command(
         words = (result.python, requirements, *words)
     for warning in (*mended, *result.warnings):
         render.warn(warning)
-    replace_process(result, words)
+    about = (given, os.path.abspath(requirements)) if hint else None
+    _run(result, words, hint=about)
+
+
+def _run(where: Runnable, words: tuple[str, ...], *, hint: tuple[str | None, str] | None) -> NoReturn:
+    """Become the command; or stay beside it, where hints are wanted for a store and a requirements file."""
+    if hint is None:
+        replace_process(where, words)
+    from vrfstore.runner import hinting  # noqa: PLC0415 - most commands need none
+
+    def tell(tail: bytes) -> None:
+        # The command has failed, which is what counts: nothing that goes wrong here may come before it.
+        with contextlib.suppress(VrfstoreError, OSError):
+            found = hinting.after_command(tail, where.environment, *hint)
+            if found is not None:
+                render.hint(found.message, found.advice)
+
+    click.get_current_context().exit(stay_beside(where, words, tell))
 
 
 def _there_already(meant: str, given: str | None) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from vrfstore.gc import absence, runtime, scan
 from vrfstore.gc.graph import Graph, Keeper
@@ -11,13 +13,20 @@ from vrfstore.gc.policy import Policy, age
 from vrfstore.gc.roots import Root
 from vrfstore.gc.scan import View
 from vrfstore.store.leases import LeaseRecord
-from vrfstore.store.store import Store
+from vrfstore.store.store import Store, check_whole
 
 __all__ = ["keepers", "look", "read"]
 
+_State = TypeVar("_State")
+
 
 def look(store: Store, policy: Policy) -> View:
-    """Look at a store as a collection with this policy does."""
+    """Look at a store as a collection with this policy does.
+
+    Raises:
+        StoreError: A part of it is missing.
+    """
+    check_whole(store.layout)
     lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
     return View(
         store,
@@ -27,9 +36,26 @@ def look(store: Store, policy: Policy) -> View:
     )
 
 
-def read(view: View, policy: Policy) -> Graph:
-    """Return who keeps what, as a look at a store has found it."""
-    return Graph(view.snapshot(), policy, keepers(view))
+def read(view: View, policy: Policy, *, without: Collection[str] = ()) -> Graph:
+    """Return who keeps what, as a look at a store has found it.
+
+    Args:
+        view: The look.
+        policy: The policy that counts.
+        without: ``environments/<directory>`` and ``entries/<directory>`` that are to be taken for gone.
+    """
+    found = view.snapshot()
+    if without:
+        found = replace(
+            found,
+            environments=_left(found.environments, "environments", without),
+            entries=_left(found.entries, "entries", without),
+        )
+    return Graph(found, policy, keepers(view))
+
+
+def _left(found: Mapping[str, _State], part: str, without: Collection[str]) -> dict[str, _State]:
+    return {name: state for name, state in found.items() if f"{part}/{name}" not in without}
 
 
 def keepers(view: View) -> Mapping[str, Sequence[Keeper]]:

@@ -17,7 +17,6 @@ import os
 import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from vrfstore import codec, fs
@@ -66,8 +65,8 @@ class Root:
         """
         if not self.project:
             return self.names
-        found = (name for name in self.names if name.removeprefix("environments/") in there)
-        return tuple(islice(found, max(keep_last, 0)))
+        found = tuple(name for name in self.names if name.removeprefix("environments/") in there)
+        return found[: max(keep_last, 0)]
 
     @property
     def kind(self) -> str:

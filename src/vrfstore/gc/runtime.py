@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from vrfstore import fs
 
-__all__ = ["command_of", "names_in_use"]
+__all__ = ["can_be_seen", "command_of", "names_in_use"]
 
 # Unlike anything else, so that it hardly matters what is before it.
 _NAME = re.compile(rb"environments/[0-9a-f]{32}(?:\.\d+)?|entries/[0-9a-f]{20,64}-[^/\0\n:\"' ]+")
@@ -45,6 +45,11 @@ def names_in_use(root: str, proc: str = "/proc") -> Mapping[str, frozenset[int]]
                     if not _elsewhere(f"{proc}/{pid}", before, ours):
                         found[name].add(pid)
     return {name: frozenset(pids) for name, pids in found.items() if pids}
+
+
+def can_be_seen(proc: str = "/proc") -> bool:
+    """Whether any process can be seen; we run ourselves, so that none means that nothing shows them."""
+    return bool(_processes(proc))
 
 
 def command_of(pid: int, proc: str = "/proc") -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from vrfstore.errors import StoreDamagedError
 from vrfstore.gc import roots
 from vrfstore.gc.policy import EnvironmentState, Snapshot
 from vrfstore.model import Digest
-from vrfstore.store import externals, interpreters, leases
+from vrfstore.store import externals, interpreters, leases, records
 from vrfstore.store.layout import DEAD_PREFIX, DIGEST_LENGTHS, MEMO_SCHEMA, STAGING_PREFIX, Layout
 from vrfstore.store.locked import locked_digests
 from vrfstore.store.store import Store
@@ -70,7 +71,7 @@ def leftovers(store: Store) -> Leftovers:
     ]
     dead = [
         layout.of(part, name)
-        for part in ("entries", "environments", "locks")
+        for part in ("entries", "environments", "locks", "interpreters")
         for name in os.listdir(layout.of(part))
         if name.startswith(DEAD_PREFIX)
     ]
@@ -211,7 +212,7 @@ class View:
             key, generation = _generation(name)
             highest[key] = max(highest.get(key, 0), generation)
         environments = {
-            name: replace(state, superseded=True)
+            name: replace(state, superseded=self._was_changed(name))
             if _generation(name)[1] < highest[_generation(name)[0]]
             else state
             for name, state in self._environments.items()
@@ -223,7 +224,7 @@ class View:
             locks={
                 name.removesuffix(".toml"): age
                 for name, age in _times(layout, "locks")
-                if not name.startswith(DEAD_PREFIX)
+                if name.endswith(".toml") and not name.startswith(DEAD_PREFIX)
             },
             requests=dict(_requests(layout)),
             inputs=dict(_inputs(layout)),
@@ -232,6 +233,13 @@ class View:
             keep_before=dict(self._protections.keep_before),
             keep_all=tuple(self._protections.keep_all),
         )
+
+    def _was_changed(self, environment: str) -> bool:
+        """Whether somebody changed an environment, so that it is not handed out any more."""
+        try:
+            return not records.unchanged(self._layout, self._store.record(environment))
+        except (OSError, StoreDamagedError):
+            return True
 
     def unclaimed(self, part: str, names: Iterable[str]) -> list[str]:
         """Return those of the names, which were dead when they were decided on, that nobody has claimed since.
@@ -465,11 +473,15 @@ def _links_into_entries(environment: str) -> frozenset[str] | None:
 
 
 def _changed(path: str) -> float:
-    """Return when a path was last changed in any way, seconds since the epoch; what cannot be looked at, just now."""
+    """Return when a path was last changed in any way, seconds since the epoch.
+
+    What cannot be looked at was changed just now, and so was what a link leads to, of which nobody can tell.
+    """
     try:
-        return os.lstat(path).st_ctime
+        found = os.lstat(path)
     except OSError:
         return now()
+    return now() if stat.S_ISLNK(found.st_mode) else found.st_ctime
 
 
 def _times(layout: Layout, part: str, names: Iterable[str] | None = None) -> Iterator[tuple[str, float]]:
@@ -483,30 +495,36 @@ def _times(layout: Layout, part: str, names: Iterable[str] | None = None) -> Ite
 
 def _requests(layout: Layout) -> Iterator[tuple[str, tuple[str, float]]]:
     for name, written in _times(layout, "requests"):
-        memo = _memo(layout.of("requests", name))
+        memo = _memo(layout, "requests", name)
         if memo is not None:
             yield name.removesuffix(".json"), (str(memo.get("lock")), written)
 
 
 def _inputs(layout: Layout) -> Iterator[tuple[str, tuple[str, float, float]]]:
     for name, written in _times(layout, "inputs"):
-        memo = _memo(layout.of("inputs", name))
+        memo = _memo(layout, "inputs", name)
         if memo is not None:
             until = memo.get("until")
-            stale = float(until) if isinstance(until, (int, float)) else 0.0
+            # As it is: a number that is no float's is as late as never.
+            stale = until if isinstance(until, (int, float)) else 0.0
             yield name.removesuffix(".json"), (str(memo.get("environment")), written, stale)
 
 
 def _probes(layout: Layout) -> Iterator[tuple[str, float]]:
     for name, written in _times(layout, "interpreters"):
-        if not interpreters.is_useful(layout, name):
+        if not name.startswith(DEAD_PREFIX) and not interpreters.is_useful(layout, name):
             yield name, written
 
 
-def _memo(path: str) -> Mapping[str, object] | None:
-    """Return a memo; an empty one for what is no memo at all; None for what another version may understand."""
+def _memo(layout: Layout, part: str, name: str) -> Mapping[str, object] | None:
+    """Return a memo; an empty one for what is no memo at all; None for what another version may understand.
+
+    A file whose name is not that of a memo is somebody's, as a copy that an editor keeps, and none of ours.
+    """
+    if not name.endswith(".json"):
+        return None
     try:
-        value = codec.loads(fs.read_file(path))
+        value = codec.loads(fs.read_file(layout.of(part, name)))
     except OSError:
         return None
     except ValueError:

@@ -128,7 +128,7 @@ def preview(store: Store, policy: Policy) -> Report:
         freed=ledger.freed,
         kept=plan.reasons,
         entries_kept=len(found.entries) - len(plan.entries),
-        problems=(*view.problems, *_untold(lost)),
+        problems=(*view.problems, *_untold(lost), *_unseen()),
         missing=0 if plan.enough else max(wanted - ledger.freed, 0),
         stopped="freed" if plan.enough else "",
         used=None if used is None else used - ledger.freed,
@@ -157,9 +157,11 @@ def collect(
             stack.enter_context(hold(store.layout.of("gc", "run"), timeout=timeout, on_wait=on_wait))
         except BusyError as error:
             raise BusyError("another gc is at work", kind="gc-running", hint="let it finish") from error
+        # With the ballast, which is made again: room that it gives back only for now would count as free.
+        used, wanted = _measure(store, policy)
         ballast.free(store.layout)
         stack.callback(ballast.refill, store.layout)
-        return _Sweep(store, policy).run()
+        return _Sweep(store, policy).run(used, wanted)
 
 
 def _view(store: Store, policy: Policy, forgotten: Iterable[Registration] = ()) -> scan.View:
@@ -177,6 +179,15 @@ def _untold(lost: absence.Absence) -> Iterator[str]:
         yield (
             f"what the environment {known.path} refers to is kept: nobody can tell from here whether it is there; if "
             f"it is gone: vrfstore env forget {known.token}"
+        )
+
+
+def _unseen() -> Iterator[str]:
+    """Yield what to say where no process can be seen, so that none protects what it uses."""
+    if not runtime.can_be_seen():
+        yield (
+            "what running processes use is not kept for that: /proc does not show them here; mount it, or keep "
+            "environments with leases or roots"
         )
 
 
@@ -207,11 +218,10 @@ class _Sweep:
         self._looked = 0.0
         self._stopped = ""
 
-    def run(self) -> Report:
+    def run(self, used: int | None, wanted: int) -> Report:
         store, policy = self._store, self._policy
         if os.path.lexists(store.layout.condemned):
             condemned.withdraw(store.layout)
-        used, wanted = _measure(store, policy)
         left = scan.leftovers(store)
         cleared = self._remove((*left.trees, *left.files))
         lost = absence.look(store.layout, now=scan.now(), grace=policy.grace)
@@ -228,7 +238,7 @@ class _Sweep:
             contents |= _contents(found, plan.environments)
             gone = self._batches(view, "environments", plan.environments)
             went = self._batches(view, "entries", plan.entries)
-            records += self._remove(_files(store, plan, policy))
+            records += self._remove(self._out_of_reach(_files(store, plan, policy)))
             self._put_audit_aside()
             records += len(self._batches(view, "locks", plan.locks))
             environments += gone
@@ -253,7 +263,7 @@ class _Sweep:
             freed=self._freed,
             kept=reasons,
             entries_kept=len(store.entries()),
-            problems=(*view.problems, *self._problems, *_untold(lost)),
+            problems=(*view.problems, *self._problems, *_untold(lost), *_unseen()),
             missing=0 if stopped else max(wanted - self._freed, 0),
             stopped=stopped,
             used=None if used is None else used - self._freed,
@@ -328,6 +338,20 @@ class _Sweep:
             if not full or not ballast.free(self._store.layout, refused=True):
                 raise
             fs.rename(path, dead)
+
+    def _out_of_reach(self, paths: Iterable[str]) -> Iterator[str]:
+        """Yield paths; a directory under a dead name, since nobody could tell that it had gone by half."""
+        for path in paths:
+            if os.path.islink(path) or not os.path.isdir(path):
+                yield path
+                continue
+            dead = f"{os.path.dirname(path)}/{DEAD_PREFIX}{fs.unique_name()}"
+            try:
+                self._rename(path, dead)
+            except OSError as error:
+                self._problems[f"{path} cannot be removed: {error.strerror}"] = None
+            else:
+                yield dead
 
     def _remove(self, paths: Iterable[str]) -> int:
         """Remove what nobody can reach any more; what there is no time for, the next run finishes."""

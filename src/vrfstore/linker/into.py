@@ -535,8 +535,7 @@ class _Task:
             locks=tuple(sorted(locks)),
             namespace=externals.mount_namespace(),
         )
-        if earlier != known:
-            externals.register(self.store.layout, self.lease, known)
+        externals.register(self.store.layout, self.lease, known)
 
 
 def _is_copy(store: Store, place: str, token: str) -> bool:

@@ -6,12 +6,13 @@ import functools
 import re
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 from packaging.utils import canonicalize_name
 
 from vrfstore.model import Interpreter
 
-__all__ = ["Names", "advice", "known"]
+__all__ = ["Names", "advice", "known", "meant", "normalised", "provider", "spelled", "standing"]
 
 _LIKENESS = 0.75
 """The ratio of difflib below which names are not alike."""
@@ -25,17 +26,21 @@ _SHORT = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Names:
-    """What is known of names, all of them normalised.
+    """What is known of names, normalised unless it is said otherwise.
 
     Attributes:
         modules: The distribution that provides a module, by the module's name.
+        imports: The same by the name as it is imported, dotted where it is within a namespace.
         distributions: Well-known distributions, by their normalised names, as they are written.
         removed: The first Python (3, y) without a module that Python once had.
+        replacements: The distribution that has such a module since.
     """
 
     modules: dict[str, str]
+    imports: dict[str, str]
     distributions: dict[str, str]
     removed: dict[str, tuple[int, int]]
+    replacements: dict[str, str]
 
 
 @functools.cache
@@ -46,16 +51,69 @@ def known() -> Names:
 
     table = tomllib.loads(files("vrfstore.requirements").joinpath("names.toml").read_text(encoding="utf-8"))
     modules: dict[str, str] = {canonicalize_name(module): name for module, name in table["modules"].items()}
-    names = [*table["distributions"]["names"], *modules.values()]
+    names = [*table["distributions"]["names"], *modules.values(), *table["namespaces"].values()]
     return Names(
         modules=modules,
+        imports=table["modules"] | table["namespaces"],
         distributions={canonicalize_name(name): name for name in names},
         removed={
             canonicalize_name(module): (3, int(minor))
             for minor, removed in table["removed"].items()
             for module in removed
         },
+        replacements={canonicalize_name(module): name for module, name in table["replacements"].items()},
     )
+
+
+def provider(module: str) -> str | None:
+    """Return the distribution that the table knows for a module, or for the innermost package that it is in.
+
+    Args:
+        module: A dotted name. Where letters differ in case only (``pil``), it is found as well.
+    """
+    imports = known().imports
+    name = module
+    while name:
+        if name in imports:
+            return imports[name]
+        name = name.rpartition(".")[0]
+    return known().modules.get(canonicalize_name(module.partition(".")[0]))
+
+
+def normalised(name: str) -> str:
+    """Return a name as indexes compare it (PEP 503)."""
+    return str(canonicalize_name(name))
+
+
+def spelled(name: str) -> str:
+    """Return a distribution's name as its makers write it, where that is known."""
+    return known().distributions.get(canonicalize_name(name), name)
+
+
+def standing(module: str, version: str) -> Literal["standard", "removed", ""]:
+    """Tell whether the standard library of a Python has a module, or had it once.
+
+    Args:
+        module: A dotted name, of which the first counts.
+        version: ``X.Y.Z`` of that Python.
+    """
+    name = canonicalize_name(module.partition(".")[0].lstrip("_")) if module.strip("_.") else ""
+    if name in known().removed and not _has(name, version):
+        return "removed"
+    return (
+        "standard" if module.partition(".")[0] in sys.stdlib_module_names or name in known().removed else ""
+    )
+
+
+def meant(name: str) -> str | None:
+    """Return the well-known distribution or module that a slip of the keyboard probably stands for."""
+    table = known()
+    normalised = str(canonicalize_name(name))
+    if normalised in table.distributions:
+        return None
+    names = table.distributions | table.modules
+    found = _nearest(normalised, names)
+    return None if found is None else names[found]
 
 
 def advice(name: str, interpreter: Interpreter) -> str:
@@ -79,12 +137,15 @@ def advice(name: str, interpreter: Interpreter) -> str:
 
 def _comes_with(name: str, interpreter: Interpreter) -> bool:
     """Tell whether a name is that of a module of the standard library of a Python."""
-    version = tuple(int(part) for part in re.findall(r"\d+", interpreter.version)[:2])
-    removed = known().removed.get(name)
-    if removed is not None:
-        return version < removed
+    if name in known().removed:
+        return _has(name, interpreter.version)
     # Of our own Python; what others lack or have is in the table, or is young.
     return name.replace("-", "_") in sys.stdlib_module_names
+
+
+def _has(name: str, version: str) -> bool:
+    """Tell whether a Python of this version still has a module that later ones lack."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < known().removed[name]
 
 
 def _nearest(name: str, names: dict[str, str]) -> str | None:

@@ -117,12 +117,16 @@ def over_budget(report: Report) -> BudgetError | None:
     )
 
 
-def holders(store: Store, wanted: Policy) -> tuple[Holder, ...]:
-    """Return who holds how much of a store, the largest first."""
+def holders(store: Store, wanted: Policy, report: Report) -> tuple[Holder, ...]:
+    """Return who holds how much of what a collection leaves of a store, the largest first."""
     from vrfstore.gc import keepers, usage  # noqa: PLC0415 - only where a budget cannot be kept
 
     view = keepers.look(store, wanted)
-    return tuple(usage.holders(keepers.read(view, wanted), usage.measure(store)))
+    # After a dry run it is still there.
+    going = {f"environments/{name}" for name in report.environments}
+    going |= {f"entries/{name}" for name in report.entries}
+    graph = keepers.read(view, wanted, without=going if report.dry_run else ())
+    return tuple(usage.holders(graph, usage.measure(store)))
 
 
 def metrics_path(given: str | None, configured: Collecting, *, dry_run: bool) -> str | None:

@@ -125,7 +125,8 @@ def _parsed(data: bytes, path: str) -> dict[str, dict[str, Any]]:
     """Return what each table says, by the name of the attribute."""
     try:
         document = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    # Of a number with too many digits int() says a plain ValueError, whatever was parsing.
+    except (ValueError, RecursionError) as error:
         raise _refused(path, f"not TOML: {error}") from error
     unknown = sorted(document.keys() - _TABLES.keys())
     if unknown:
@@ -144,7 +145,7 @@ def _table(name: str, table: object, path: str) -> dict[str, Any]:
     for key, value in table.items():
         try:
             found[key.replace("-", "_")] = keys[key](value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise _refused(path, f"{name}.{key}: {error}") from error
     return found
 

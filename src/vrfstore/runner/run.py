@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
@@ -31,6 +31,7 @@ __all__ = [
     "named",
     "prepare",
     "replace_process",
+    "stay_beside",
 ]
 
 
@@ -244,23 +245,65 @@ def replace_process(result: Runnable, command: Sequence[str]) -> NoReturn:
     Raises:
         UsageError: There is no such command, or it cannot be executed.
     """
-    if result.lease is not None:
-        os.set_inheritable(result.lease.descriptor, True)
+    _let_inherit(result)
     variables = command_environment(result, os.environ)
-    if command[0] in _PIP and not os.access(f"{result.environment}/bin/{command[0]}", os.X_OK):
-        command = [result.python, "-m", "pip", *command[1:]]
+    command = _command_line(result, command)
     # Python ignores these; the command expects them as they usually are.
     usual = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
     try:
         os.execvpe(command[0], list(command), variables)  # noqa: S606 - no shell is what is wanted
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"there is no command {command[0]!r} in the environment or on PATH", kind="command-missing"
-        ) from error
     except OSError as error:
-        raise UsageError(
-            f"{command[0]!r} cannot be executed: {error.strerror}", kind="command-not-executable"
-        ) from error
+        raise _not_executed(command[0], error) from error
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+
+
+def stay_beside(result: Runnable, command: Sequence[str], then: Callable[[bytes], object]) -> int:
+    """Run the command beside us, and end as it did; see ``supervise``.
+
+    Args:
+        result: The environment.
+        command: What to run, as for ``replace_process``.
+        then: Called with the end of its stderr, if it fails.
+
+    Returns:
+        The exit code; where a signal ended the command, it ends us as well.
+
+    Raises:
+        UsageError: There is no such command, or it cannot be executed.
+    """
+    from vrfstore.runner import supervise  # noqa: PLC0415 - only where it is asked for
+
+    _let_inherit(result)
+    variables = command_environment(result, os.environ)
+    command = _command_line(result, command)
+    try:
+        ended = supervise.supervise(
+            command,
+            variables,
+            () if result.lease is None else (result.lease.descriptor,),
+            lambda ended: then(ended.tail) if ended.failed else None,
+        )
+    except OSError as error:
+        raise _not_executed(command[0], error) from error
+    return supervise.end_alike(ended.status)
+
+
+def _let_inherit(result: Runnable) -> None:
+    if result.lease is not None:
+        os.set_inheritable(result.lease.descriptor, True)
+
+
+def _command_line(result: Runnable, command: Sequence[str]) -> Sequence[str]:
+    if command[0] in _PIP and not os.access(f"{result.environment}/bin/{command[0]}", os.X_OK):
+        return [result.python, "-m", "pip", *command[1:]]
+    return command
+
+
+def _not_executed(command: str, error: OSError) -> UsageError:
+    if isinstance(error, FileNotFoundError):
+        return UsageError(
+            f"there is no command {command!r} in the environment or on PATH", kind="command-missing"
+        )
+    return UsageError(f"{command!r} cannot be executed: {error.strerror}", kind="command-not-executable")

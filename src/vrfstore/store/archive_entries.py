@@ -28,7 +28,7 @@ from packaging.version import InvalidVersion, Version
 from vrfstore import fs
 from vrfstore.errors import WheelError
 from vrfstore.model import EntryPlan, EntryReference, Event, Watcher
-from vrfstore.store import archive
+from vrfstore.store import archive, modules
 from vrfstore.store.archive_contents import ArchivedEntry
 from vrfstore.store.archive_read import ArchiveReader, Member
 from vrfstore.store.entry_plan import DATA, HEADERS, SCRIPTS
@@ -154,15 +154,16 @@ class _Importer:
                 fs.remove_tree(staging)
                 raise
             held = stack.pop_all()
-        return ImportedEntry(plan, new=True), lambda: self._publish(held, staging, reference.directory)
+        return ImportedEntry(plan, new=True), lambda: self._publish(held, staging, plan)
 
     def _hold(self, entry: ArchivedEntry) -> contextlib.AbstractContextManager[None]:
         waiting = Event(kind="waiting", subject=f"another vrfstore that makes {entry.filename}")
         return self.store.hold_entry(entry.digest, on_wait=lambda: self.watch(waiting))
 
-    def _publish(self, held: contextlib.ExitStack, staging: str, directory: str) -> None:
+    def _publish(self, held: contextlib.ExitStack, staging: str, plan: EntryPlan) -> None:
         with held:
-            self.store.publish(staging, directory)
+            self.store.publish(staging, plan.reference.directory)
+            modules.note(self.store.layout, plan)
 
     def _present(self, entry: ArchivedEntry) -> EntryPlan | None:
         """Return the entry that is there already and will do.

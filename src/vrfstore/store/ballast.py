@@ -33,7 +33,8 @@ _FULL = frozenset([errno.ENOSPC, errno.EDQUOT])
 
 def preallocate(layout: Layout) -> None:
     """Make the ballast while there is room for it. Does nothing while a gc is at work, which makes it at its end."""
-    if _is_whole(layout.ballast):
+    # Where there is none, the hold is not taken either: a gc that does not wait would take each of us for another gc.
+    if _is_whole(layout.ballast) or not _has_room_to_spare(layout):
         return
     with contextlib.suppress(BusyError), hold(layout.of("gc", "run"), timeout=0):
         refill(layout)
@@ -68,8 +69,7 @@ def refill(layout: Layout) -> None:
     path = layout.ballast
     if _is_whole(path):
         return
-    bytes_free, files_free = _room(layout)
-    if bytes_free < _SHARE * SIZE or not files_free:
+    if not _has_room_to_spare(layout):
         return
     fs.remove_tree(path)  # half of one, or what somebody put there
     try:
@@ -88,6 +88,11 @@ def _is_whole(path: str) -> bool:
     except FileNotFoundError:
         return False
     return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size >= SIZE
+
+
+def _has_room_to_spare(layout: Layout) -> bool:
+    bytes_free, files_free = _room(layout)
+    return bytes_free >= _SHARE * SIZE and files_free
 
 
 def _room(layout: Layout) -> tuple[int, bool]:

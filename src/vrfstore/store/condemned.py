@@ -1,8 +1,8 @@
 """The list of names that a gc is about to rename aside, and how those who use things honour it.
 
-Who uses: stamp (and lease) → read this list → check that the thing is there → use it.
+Who uses: stamp or lease → read this list → check that the thing is there → use it.
 Who collects: put the list in place → read leases, roots and stamps *again* → rename what is still dead.
-A stamp made before that second reading is seen by it; one made after sees the list, or that the thing is gone.
+Either of them made before that second reading is seen by it; one made after sees the list, or that the thing is gone.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ __all__ = [
     "SCRIPTS",
     "composite_reference",
     "directory_tree",
+    "is_module",
     "link_target",
     "plan_from_json",
     "plan_to_json",
@@ -92,15 +93,16 @@ class _Directory:
 
     def importable(self) -> bool:
         """Whether there is a module anywhere below."""
-        return any(_is_module(name) for name in self.files) or any(
+        return any(is_module(name) for name in self.files) or any(
             child.importable() for child in self.directories.values()
         )
 
     def regular_package(self) -> bool:
-        return any(name.startswith("__init__.") and _is_module(name) for name in self.files)
+        return any(name.startswith("__init__.") and is_module(name) for name in self.files)
 
 
-def _is_module(name: str) -> bool:
+def is_module(name: str) -> bool:
+    """Whether a file of this name can be imported."""
     # `libopenblas.so.0` is a library; `x.so`, `x.abi3.so` and `x.cpython-311-….so` can be imported.
     return name.endswith((".py", ".pyc", ".so")) and not name.startswith("lib")
 

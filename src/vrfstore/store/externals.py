@@ -326,7 +326,11 @@ def write(environment: str, record: ExternalRecord) -> None:
 
 
 def register(layout: Layout, lease: Lease, registration: Registration) -> None:
-    """Let gc know of an environment; in place of what it knew of it before."""
+    """Let gc know of an environment; in place of what it knew of it before. What it knows already is not written."""
+    # Under the hold: a gc that saw it absent may be about to forget it.
+    with _held(layout, registration.token), contextlib.suppress(StoreDamagedError):
+        if read_registration(layout, registration.token) == registration:
+            return
     value = {
         "schema": _SCHEMA,
         "path": registration.path,
@@ -397,7 +401,7 @@ def read_registration(layout: Layout, token: str) -> Registration | None:
             # Older records do not say.
             namespace=int(value.get("namespace", 0)),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         # A link that leads nowhere is still there, and may lead somewhere tomorrow.
         if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
             return None

@@ -4,6 +4,7 @@
 
     <store>/
       store.json                      format version, store id
+      modules.jsonl                   memo: which distribution brought which module; see store.modules
       entries/<short>-<name>-<ver>/   an unpacked wheel, sealed
           site-packages/ data/ scripts/ headers/     the wheel, by scheme
           links/                                     ready-made inodes that environments hard-link
@@ -25,7 +26,8 @@
       repairs/<entry>.json            what a repair has yet to do
 
 In ``entries/`` and ``environments/`` a name that begins with a dot is not published: ``.new-<id>.<random>``
-is being made by the holder of lease ``<id>``, ``.dead-<random>`` is being removed.
+is being made by the holder of lease ``<id>``, ``.dead-<random>`` is being removed. The latter are in ``locks/`` and
+``interpreters/`` as well.
 """
 
 from __future__ import annotations
@@ -89,6 +91,11 @@ class Layout:
     def marker(self) -> str:
         """``store.json``."""
         return f"{self.root}/store.json"
+
+    @property
+    def modules(self) -> str:
+        """``modules.jsonl``."""
+        return f"{self.root}/modules.jsonl"
 
     @property
     def condemned(self) -> str:

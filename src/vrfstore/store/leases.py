@@ -246,19 +246,32 @@ def session_name(identity: str) -> str:
 
 
 def is_free(path: str) -> bool:
-    """Whether nobody has the file flocked. A file that is gone is free; one that cannot be read is not."""
+    """Whether nobody has the file flocked. A file that is gone is free; one of which nobody can tell is not."""
     from filelock import lock_descriptor  # noqa: PLC0415
 
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = _open(path)
     except FileNotFoundError:
         return True
     except OSError:
         return False
     try:
         return lock_descriptor(descriptor, blocking=False)
+    except OSError:
+        return False
     finally:
         os.close(descriptor)
+
+
+def _open(path: str) -> int:
+    """Open a file to flock it: for writing if we may, because NFS locks nothing else exclusively (flock(2))."""
+    flags = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, os.O_RDWR | flags)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return os.open(path, os.O_RDONLY | flags)
 
 
 def read(layout: Layout, machine: Machine = _MACHINE) -> list[LeaseRecord]:

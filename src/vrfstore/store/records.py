@@ -7,13 +7,13 @@ modification time is the environment's last use, so that a hit refreshes it with
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
-from vrfstore.model import Digest, EntryReference, EnvironmentKey, LinkOptions
+from vrfstore.model import Digest, EntryReference, EnvironmentKey, Interpreter, LinkOptions
 from vrfstore.store.layout import Layout
 
 __all__ = [
@@ -144,14 +144,14 @@ def read(layout: Layout, directory: str) -> EnvironmentRecord:
             )
         return EnvironmentRecord(
             directory=directory,
-            key=EnvironmentKey(value["key"]),
-            executable=value["executable"],
-            interpreter=value["interpreter"],
-            library=value["library"],
+            key=EnvironmentKey(codec.text(value["key"])),
+            executable=codec.text(value["executable"]),
+            interpreter=_identity(value),
+            library=codec.text(value["library"]),
             wheels=tuple(references_from_json(value["wheels"])),
-            lock=value["lock"],
-            own=value["own"],
-            asked=value["asked"],
+            lock=codec.text(value["lock"]),
+            own={path: codec.text(token) for path, token in value["own"].items()},
+            asked=codec.text(value["asked"]),
             options=options_from_json(value["options"]),
             composites=tuple(references_from_json(value["composites"])),
         )
@@ -159,10 +159,17 @@ def read(layout: Layout, directory: str) -> EnvironmentRecord:
         if os.path.isdir(os.path.dirname(path)):
             raise StoreDamagedError("the record is missing", kind="record-missing", path=path) from None
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreDamagedError(
             f"the record cannot be read: {error}", kind="record-unreadable", path=path
         ) from error
+
+
+def _identity(value: Mapping[str, Any]) -> dict[str, object]:
+    """Return the identity of an interpreter; what lacks a part of it is none."""
+    identity = dict(value["interpreter"])
+    Interpreter.of_identity(identity, codec.text(value["executable"]))
+    return identity
 
 
 def _bytes(path: str) -> bytes:

@@ -85,7 +85,7 @@ def read(store: Store, directory: str) -> Pending | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, OverflowError, KeyError, TypeError):
         return Pending(directory=directory)
 
 

@@ -37,9 +37,12 @@ if TYPE_CHECKING:
     from vrfstore.store.ingest import Job, Staged
     from vrfstore.store.zip_structure import Limits
 
-__all__ = ["Added", "Store", "check_parts", "default_root"]
+__all__ = ["Added", "Store", "check_parts", "check_whole", "default_root"]
 
 _CHUNK = 1 << 18
+
+_COLLECTED = 8
+"""How many generations that are not there are passed over in search of one that stands."""
 
 _LOCK = re.compile(r"[0-9a-f]{64}\.toml", re.ASCII)
 
@@ -94,6 +97,7 @@ class Store:
         *,
         durable: bool = True,
         to_look: bool = False,
+        to_make: bool = True,
     ) -> Store:
         """Open the store at ``root``, and make it where there is none yet.
 
@@ -103,6 +107,7 @@ class Store:
                 damaged ones.
             to_look: Nothing will be changed: there has to be a store, which may be one that may only be read, or
                 another user's.
+            to_make: Where there is no store, one is wanted.
 
         Raises:
             StoreError: It cannot be made, read or written, is of an unknown format, or the directory is
@@ -110,6 +115,8 @@ class Store:
         """
         layout = Layout(os.path.abspath(os.fspath(root)) if root is not None else default_root())
         try:
+            if (to_look or not to_make) and not os.path.lexists(layout.marker):
+                raise _missing(layout)
             _prepare(layout, to_look=to_look)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE}:
@@ -268,6 +275,7 @@ class Store:
         Raises:
             WheelError: The wheel is not acceptable. Nothing is left behind.
         """
+        from vrfstore.store import modules  # noqa: PLC0415 - it imports this
         from vrfstore.store.wheel import parse_filename  # noqa: PLC0415 - installer, packaging, zipfile
 
         name, version = (str(part) for part in parse_filename(filename)[:2])
@@ -280,6 +288,7 @@ class Store:
             lease, path, filename, reference, origin=origin, limits=limits, unpack=unpack
         )
         self.publish(staging, directory)
+        modules.note(self.layout, staged.plan)
         return Added(staged.plan, new=True, warnings=staged.warnings)
 
     def stage(
@@ -486,20 +495,25 @@ class Store:
         """Return the environment of a key that may be handed out, and the generation to make where there is none.
 
         The caller has a lease on the key. Generations that somebody changed by hand, or whose record cannot be
-        read, are passed over.
+        read, are passed over, and are not used thereby: they become due. So are some that have been collected, after
+        which a later one may stand.
         """
+        free: int | None = None
         for generation in itertools.count():
             directory = environment_directory(key, generation)
-            # In this order: see store.condemned.
-            fs.stamp(self.layout.record(directory))
+            # Whatever is there after this stays as long as the lease: see store.condemned.
             condemned.wait_until_clear(self.layout, {f"environments/{directory}"})
             try:
                 record = self.record(directory)
             except FileNotFoundError:
-                return None, generation
+                free = generation if free is None else free
+                if generation - free >= _COLLECTED:
+                    return None, free
+                continue
             except StoreDamagedError:
                 continue
             if records.unchanged(self.layout, record):
+                fs.stamp(self.layout.record(directory))
                 return record, generation
         raise AssertionError
 
@@ -561,6 +575,15 @@ def _damaged(message: str, path: str, kind: str | None = None) -> StoreDamagedEr
     )
 
 
+def _missing(layout: Layout) -> StoreError:
+    return StoreError(
+        f"there is no store at {layout.root}",
+        kind="store-missing",
+        path=layout.root,
+        hint="the first vrfstore link makes one",
+    )
+
+
 def _prepare(layout: Layout, *, to_look: bool) -> None:
     """Make what of a store is not there yet, and refuse what is not ours.
 
@@ -568,13 +591,6 @@ def _prepare(layout: Layout, *, to_look: bool) -> None:
         StoreError: Unknown format, or a directory of somebody else's.
     """
     if to_look:
-        if not os.path.lexists(layout.marker):
-            raise StoreError(
-                f"there is no store at {layout.root}",
-                kind="store-missing",
-                path=layout.root,
-                hint="the first vrfstore link makes one",
-            )
         _check_format(layout)
         return
     if not os.path.lexists(layout.marker):
@@ -614,15 +630,32 @@ def _prepare(layout: Layout, *, to_look: bool) -> None:
     ballast.preallocate(layout)
 
 
+def check_whole(layout: Layout) -> None:
+    """Refuse a store of which a part is not there: whoever made it was killed, or somebody has removed it.
+
+    Raises:
+        StoreError: One of them is missing.
+    """
+    for part in SUBDIRECTORIES:
+        if not os.path.lexists(layout.of(part)):
+            raise StoreError(
+                f"{part} is missing",
+                kind="store-part",
+                path=layout.of(part),
+                hint="the next vrfstore link makes the directory",
+            )
+
+
 def check_parts(layout: Layout) -> None:
     """Refuse a store of which a part is not a directory of its own: behind a link, a gc would be elsewhere.
 
     The store itself may be behind a link, and a part may be a mount point.
 
     Raises:
-        StoreError: One of them is a symlink, or no directory at all.
+        StoreError: One of them is missing, a symlink, or no directory at all.
         OSError: One cannot be looked at.
     """
+    check_whole(layout)
     for part in SUBDIRECTORIES:
         path = layout.of(part)
         mode = os.lstat(path).st_mode
