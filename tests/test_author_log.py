@@ -12,7 +12,7 @@ import pytest
 from support.commands import Command, commands
 from support.index import Index
 from support.wheels import WheelSpec
-from vrfstore.errors import UsageError
+from vrfstore.errors import ResolutionError, UsageError
 from vrfstore.runner.log import Log
 from vrfstore.store.store import Store
 
@@ -155,3 +155,23 @@ def test_warnings_and_what_is_waited_for_are_in_the_log(
     log = tmp_path / "log"
     ended = command("link", requirements, "--json", "--log", log)
     assert f"warning: {ended.warnings[0]}" in log.read_text().splitlines()
+
+
+def test_of_pips_log_an_author_gets_neither_where_things_are_nor_what_gives_access(tmp_path: Path) -> None:
+    words = tmp_path / "words"
+    lines = [
+        "Using pip 26.3 from /opt/site-packages/pip", "WARNING: Location 'file:///opt/index/' is ignored",
+        "ERROR: Cannot install a and b because of https://me:secret@127.0.0.1/simple/a/?token=secret",
+        "The conflict is caused by http://me:secret@[1", "    a 1.0 depends on c>2", "Exception information:",
+        "Traceback (most recent call last):", '  File "/opt/site-packages/pip/x.py", line 1',
+    ]  # fmt: skip
+    words.write_text("".join(f"2026-07-31T06:09:00,123 {line}\n" for line in lines))
+    path = tmp_path / "log"
+    with Log.open(str(path)) as log:
+        log.fail(ResolutionError("they conflict", path="a.vrf", line=3, log=str(words)))
+        log.fail(ResolutionError("gone", log=str(tmp_path / "absent")))
+    assert path.read_text().splitlines() == [
+        "  | ERROR: Cannot install a and b because of https://127.0.0.1/simple/a/",
+        "  | The conflict is caused by (a URL)", "  |     a 1.0 depends on c>2",
+        "error: a.vrf:3: they conflict", "error: gone",
+    ]  # fmt: skip

@@ -37,6 +37,7 @@ COMMANDS: dict[str, Sequence[str]] = {
     "env undo": ["env", "undo", "OWN"],
     "export": ["export", "ENVIRONMENT", "-o", "COPY"],
     "gc": ["gc"],
+    "hint": ["hint", "pear"],
     "import": ["import", "WHEEL"],
     "link": ["link", "FILE"],
     "list": ["list"],

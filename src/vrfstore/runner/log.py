@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import threading
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Self
 
 from vrfstore.errors import UsageError, VrfstoreError
 from vrfstore.model import Event
+from vrfstore.requirements.urls import without_credentials
 from vrfstore.units import size_text
 
 __all__ = ["Log", "packages_text", "sentence"]
@@ -25,6 +27,14 @@ _MOST_WORDS = 200
 
 _LARGEST_WORDS = 1 << 20
 """Bytes of them that are read."""
+
+_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} ")
+"""How each line of pip's log begins."""
+
+_OWN_CODE = "Exception information:"
+"""The line of pip's log that its traceback follows."""
+
+_URL = re.compile(r"https?://[^\s'\"<>()]+")
 
 _LAST_CONTROL = 0x9F
 
@@ -151,15 +161,34 @@ def _is_stdout(descriptor: int) -> bool:
 
 
 def _last_words(path: str) -> list[str]:
-    """Return the last lines of what a resolver or a build said; nothing where that cannot be read."""
+    """Return what a resolver or a build complained of; nothing where that cannot be read.
+
+    pip's log begins with what it looked at and where that lies, and ends with where in its own code it gave up, neither
+    of which is for authors.
+    """
     try:
         with open(path, "rb") as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - _LARGEST_WORDS))
-            lines = stream.read(_LARGEST_WORDS).decode(errors="replace").splitlines()
+            text = stream.read(_LARGEST_WORDS).decode(errors="replace")
     except OSError:
         return []
-    return lines[-_MOST_WORDS:]
+    lines = [_TIME.sub("", line) for line in text.splitlines()]
+    begin = next((number for number, line in enumerate(lines) if _is_complaint(line)), 0)
+    end = lines.index(_OWN_CODE, begin) if _OWN_CODE in lines[begin:] else len(lines)
+    return [_URL.sub(_harmless, line) for line in lines[begin:end]][-_MOST_WORDS:]
+
+
+def _is_complaint(line: str) -> bool:
+    return line.lstrip().lower().startswith("error:")
+
+
+def _harmless(url: re.Match[str]) -> str:
+    """Return a URL without anything that may give access."""
+    try:
+        return without_credentials(url[0].partition("?")[0])
+    except ValueError:  # it is none
+        return "(a URL)"
 
 
 def _visible(text: str) -> str:
