@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from support import crash, figures
+from support.commands import check_links
 from support.index import Index
 from vrfstore.store.store import Store
 
@@ -104,6 +105,12 @@ def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     # pip reads no configuration file at all with this one.
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("UV_NO_CONFIG", "1")
+
+
+@pytest.fixture(autouse=True)
+def _contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold whatever a link prints for machines against its schema, in every test."""
+    check_links(monkeypatch)
 
 
 @pytest.fixture
