@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from support.bases import base_with, site_packages
-from support.commands import Command, commands
+from support.commands import Command, check_link, commands
 from support.index import Index
 from support.node import CLIENT, ask, node
 from support.wheels import WheelSpec
@@ -54,6 +54,7 @@ class Orchard:
         said = ask(self.scratch, self.requirements, **asked)
         assert said.failure == {}
         assert len(said.started) <= 1
+        check_link(said.answer)
         return said.answer, bool(said.started)
 
     @property
@@ -130,7 +131,6 @@ def test_a_hit_is_what_the_command_answers_and_starts_nothing(orchard: Orchard) 
     assert [package["name"] for package in answer["packages"]] == ["apple", "pear"]
     expected = orchard.from_command("--lease-ttl", "900s")
     same(answer, expected)
-    assert answer.get("env") == expected.get("env")
     assert answer["lease"].keys() == expected["lease"].keys()
 
 
@@ -301,7 +301,109 @@ def test_options_mean_the_same_to_both(orchard: Orchard, words: list[str], optio
     assert not orchard.from_node(**options)[1]
 
 
+VARIABLES = [
+    {"JUPYTERCACHE": "/cache"},
+    {"JUPYTERCACHE": "/cache/"},
+    {"PYTHONHOME": ""},
+    {"PATH": ""},
+]
+
+
+@pytest.mark.parametrize("variables", VARIABLES, ids=str)
+def test_what_to_set_for_a_command_is_the_same(orchard: Orchard, variables: dict[str, str]) -> None:
+    program = node()
+    for name, value in variables.items():
+        orchard.patch.setenv(name, value)
+    orchard.patch.setattr("support.node.node", lambda: program)  # which is not on PATH any more
+    answer, started = orchard.from_node()
+    assert not started
+    assert answer["env"] == orchard.from_command()["env"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is root who could write bytecode")
+def test_root_writes_no_bytecode_while_it_is_being_compiled(orchard: Orchard) -> None:
+    answer, started = orchard.from_node()
+    assert not started
+    assert answer["env"]["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert orchard.command("compile").code == 0
+    answer, started = orchard.from_node()
+    assert not started
+    assert "PYTHONDONTWRITEBYTECODE" not in answer["env"]
+    same(answer, orchard.from_command())
+
+
+def lines_of(orchard: Orchard) -> list[dict[str, Any]]:
+    """What a closed gate has let through, as it was written down."""
+    log = Path(orchard.store.layout.audit)
+    return [json.loads(line) for line in log.read_text().splitlines() if line] if log.exists() else []
+
+
+def test_a_closed_gate_lets_through_what_is_there_and_writes_it_down(orchard: Orchard) -> None:
+    answer, started = orchard.from_node(install=False)
+    assert not started
+    same(answer, orchard.from_command("--no-install", "--lease-ttl", "900s"))
+    ours, other = lines_of(orchard)
+    assert ours.keys() == other.keys()
+    for name in ours.keys() - {"at", "pid", "parent"}:
+        assert ours[name] == other[name], name
+    assert ours["decision"] == "served"
+    raw = Path(orchard.store.layout.audit).read_bytes().split(b"\n")
+    assert not [line for line in raw if b": " in line]
+    orchard.requirements.write_text("pear\n")
+    answer, started = orchard.from_node(install=False)
+    assert started
+    assert (answer["status"], answer["error"]["code"]) == ("error", 12)
+    assert lines_of(orchard)[-1]["decision"] == "refused"
+
+
+def test_a_gate_that_is_closed_by_configuration_has_no_way_around(orchard: Orchard) -> None:
+    place = Path(os.environ["HOME"], ".config/vrfstore/vrfstore.toml")
+    place.parent.mkdir(parents=True)
+    place.write_text('[link]\ninstall = "deny"\n')
+    # Nothing is known under this configuration yet; and where nothing is said, only the command may serve.
+    assert orchard.from_node()[1]
+    assert orchard.from_node()[1]
+    written = len(lines_of(orchard))
+    answer, started = orchard.from_node(install=False)
+    assert not started
+    assert answer["status"] == "hit"
+    assert len(lines_of(orchard)) == written + 1
+    answer, started = orchard.from_node(install=True)
+    assert started
+    assert answer["status"] == "hit"
+
+
+def test_an_audit_that_cannot_be_written_is_left_to_the_command(orchard: Orchard) -> None:
+    Path(orchard.store.layout.audit).mkdir()
+    answer, started = orchard.from_node(install=False)
+    assert started
+    assert "audit" in answer["warnings"][0]
+
+
+def test_authors_read_the_same(orchard: Orchard, tmp_path: Path) -> None:
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    for _ in range(2):
+        assert not orchard.from_node(log=str(ours))[1]
+        orchard.from_command("--log", str(other))
+    assert ours.read_text() == other.read_text()
+    assert "using cached environment (2 packages)" in ours.read_text()
+
+
+def test_a_log_is_not_written_through_a_link(orchard: Orchard, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.touch()
+    (tmp_path / "log").symlink_to(target)
+    answer, started = orchard.from_node(log=str(tmp_path / "log"))
+    assert started
+    assert answer["error"]["code"] == 2
+    assert target.read_text() == ""
+    assert not list(Path(orchard.store.layout.of("leases")).iterdir())
+
+
 def test_a_variable_that_is_no_utf8_is_left_to_the_command(orchard: Orchard) -> None:
+    # Something is known of the variable as Node shows it.
+    orchard.patch.setenv("PIP_ODD", "\ufffd")
+    orchard.from_command()
     orchard.patch.setenv("PIP_ODD", "\udcff")
     assert orchard.from_command()["status"] == "hit"
     answer, started = orchard.from_node()
@@ -445,3 +547,21 @@ def test_a_hit_does_things_in_the_order_that_keeps_gc_away_and_starts_nothing(or
     }
     assert sorted(places, key=lambda name: places[name]) == ["stamp", "lease", "list", "own"]
     assert not [line for line in lines if re.search(r"\b(execve|fork|vfork|connect)\(", line)]
+
+
+def test_what_was_aborted_runs_no_more_and_what_had_come_is_kept(orchard: Orchard, index: Index) -> None:
+    index.add(WheelSpec(name="fig"))
+    index.add(WheelSpec(name="melon"))
+    index.delay["melon-1.0-py3-none-any.whl"] = 3
+    orchard.requirements.write_text("fig\nmelon\n")
+    asked = {"store": orchard.store.root, "python": orchard.python}
+    said = ask(orchard.scratch, orchard.requirements, stop="fetched fig", **asked)
+    assert said.failure["kind"] == "aborted"
+    (group,) = re.findall(r"process group (\d+), was ended", said.failure["message"])
+    with pytest.raises(ProcessLookupError):
+        os.killpg(int(group), 0)
+    assert len(orchard.store.environments()) == 1
+    index.delay.clear()
+    said = ask(orchard.scratch, orchard.requirements, **asked)
+    assert said.answer["status"] == "built"
+    assert [index.downloads(f"{name}-1.0-py3-none-any.whl") for name in ("fig", "melon")] == [1, 2]

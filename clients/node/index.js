@@ -16,6 +16,8 @@ import { checkOptions, questionOf, wordsOf } from './lib/question.js';
 
 export { LinkError };
 
+const COMMAND = ['vrfstore'];
+
 /**
  * @typedef {object} LinkOptions
  * @property {string} [python] the base interpreter: a path, or a version or command on PATH. Only with a path, here or in
@@ -70,20 +72,32 @@ export { LinkError };
  */
 
 /**
- * @typedef {object} Answer what `vrfstore link --json` prints (docs/link.schema.json)
+ * @typedef {object} Answer what `vrfstore link --json` prints (docs/link.schema.json), with a lease that can be released
  * @property {number} schema_version
  * @property {'hit' | 'linked' | 'built' | 'fallback' | 'error'} status
- * @property {string} [python]
- * @property {string} [environment]
- * @property {string} [lock]
- * @property {Record<string, string>} [env] what to set for whatever runs in it
- * @property {Lease | null} [lease]
- * @property {Package[]} [packages]
- * @property {Record<string, number>} [bytes]
- * @property {Record<string, number>} [timings_ms]
- * @property {string | null} [resolved_at]
- * @property {string[]} [warnings]
- * @property {Failure | null} [error]
+ * @property {string | null} python the python to use
+ * @property {string | null} environment
+ * @property {string | null} lock
+ * @property {Record<string, string>} env what to set for a command that runs there, beside what the caller has
+ * @property {Lease | null} lease
+ * @property {Package[]} packages
+ * @property {{ name: string, version: string }[]} by_hand
+ * @property {{ downloaded: number, unpacked: number, shared: number }} bytes
+ * @property {Record<string, number>} timings_ms
+ * @property {string | null} resolved_at
+ * @property {string[]} warnings
+ * @property {Failure | null} error why there is no environment
+ */
+
+/**
+ * @typedef {object} Hint what `vrfstore hint --json` says of an import that failed (docs/hints.md)
+ * @property {string} kind
+ * @property {string} module
+ * @property {string} message what is the matter
+ * @property {string | null} advice what to do about it
+ * @property {string[]} distributions who may provide the module, the likeliest first
+ * @property {string | null} requirements the file to edit
+ * @property {string | null} line what to add to it
  */
 
 /**
@@ -100,8 +114,34 @@ export async function link(requirements, options = {}) {
   const began = performance.now();
   const question = questionOf(requirements, options);
   const found = question === null || options.signal?.aborted ? null : lookUp(question);
-  if (question !== null && found !== null) return answerOf(found, question, performance.now() - began);
   const variables = options.variables ?? process.env;
-  const answer = await run(options.command ?? ['vrfstore'], wordsOf(requirements, options), { ...options, variables });
+  if (found !== null) return answerOf(found, variables, performance.now() - began);
+  const answer = await run(options.command ?? COMMAND, wordsOf(requirements, options), { ...options, variables });
   return /** @type {Answer} */ (answer.lease ? { ...answer, lease: leaseTaken(answer) } : answer);
+}
+
+/**
+ * Say which package is missing where something could not be imported.
+ *
+ * @param {string} traceback what was said of the failure, all of it
+ * @param {object} [options]
+ * @param {string} [options.requirements] the file to edit
+ * @param {string} [options.directory] that of the project
+ * @param {string} [options.python] see `LinkOptions`, as the rest
+ * @param {string} [options.store]
+ * @param {string[]} [options.command]
+ * @param {Record<string, string | undefined>} [options.variables]
+ * @param {AbortSignal} [options.signal]
+ * @returns {Promise<Hint | null>} null where no import has failed, or nobody knows
+ * @throws {LinkError} there is no answer
+ */
+export async function hint(traceback, options = {}) {
+  const { command = COMMAND, variables = process.env, requirements, python, store, directory, signal } = options;
+  const words = Object.entries({ requirements, python, store })
+    .filter(([, value]) => value !== undefined)
+    .flatMap(([name, value]) => [`--${name}`, String(value)]);
+  const asked = ['hint', '--json', '--traceback', '-', ...words];
+  const answer = await run(command, asked, { variables, directory, signal, input: traceback });
+  if (answer.error) throw new LinkError('no-answer', `there is no hint: ${answer.error.message}`);
+  return answer.hint ?? null;
 }

@@ -20,10 +20,15 @@ CLIENT = Path(__file__).parent.parent.parent / "clients/node"
 _DRIVER = """
 import { readFileSync } from 'node:fs';
 const { link, LinkError } = await import(process.argv[1]);
-const { requirements, options } = JSON.parse(readFileSync(0, 'utf8'));
+const { requirements, options, stop } = JSON.parse(readFileSync(0, 'utf8'));
 const lines = [];
+const controller = new AbortController();
+const onLine = (line) => {
+  lines.push(line);
+  if (stop !== null && line.startsWith(stop)) controller.abort();
+};
 try {
-  const answer = await link(requirements, { ...options, onLine: (line) => lines.push(line) });
+  const answer = await link(requirements, { ...options, onLine, signal: controller.signal });
   console.log(JSON.stringify({ answer, lines }));
 } catch (error) {
   if (!(error instanceof LinkError || error instanceof TypeError)) throw error;
@@ -61,12 +66,13 @@ class Answered:
     started: list[list[str]]
 
 
-def ask(scratch: Path, requirements: str | Path, **options: Any) -> Answered:
+def ask(scratch: Path, requirements: str | Path, *, stop: str | None = None, **options: Any) -> Answered:
     """Ask the client for an environment, in a process of its own; the command is ours, and writes down its words.
 
     Args:
         scratch: A directory of the test's.
         requirements: The file.
+        stop: Abort as soon as a line on stderr begins so.
         options: Those of ``link``.
     """
     words = scratch / "words"
@@ -80,7 +86,8 @@ def ask(scratch: Path, requirements: str | Path, **options: Any) -> Answered:
         f"os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'vrfstore', *sys.argv[1:]])\n"
     )
     program.chmod(0o755)
-    question = {"requirements": str(requirements), "options": {"command": [str(program)], **options}}
+    asked = {"command": [str(program)], **options}
+    question = {"requirements": str(requirements), "options": asked, "stop": stop}
     done = subprocess.run(
         [node(), "--input-type=module", "--eval", _DRIVER, str(CLIENT / "index.js")],
         input=json.dumps(question),

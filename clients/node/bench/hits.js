@@ -2,18 +2,24 @@
 /**
  * Measure hits: 200 one after another, and 200 of which 16 are asked at once.
  *
- * usage: node bench/hits.js REQUIREMENTS [OPTIONS as JSON]      (make bench-node)
+ * usage: node bench/hits.js REQUIREMENTS --python PATH [--store DIRECTORY] [--command PATH]     (make bench-node)
  *
  * Each takes a lease and releases it. Times are from asking to the answer, so that of 16 the last waits for the others.
  */
+
+import { parseArgs } from 'node:util';
 
 import { link } from '../index.js';
 
 const HITS = 200;
 const AT_ONCE = 16;
 
-const [requirements, options = '{}'] = process.argv.slice(2);
-const asked = JSON.parse(options);
+const { values, positionals } = parseArgs({
+  options: { python: { type: 'string' }, store: { type: 'string' }, command: { type: 'string', default: 'vrfstore' } },
+  allowPositionals: true,
+});
+const [requirements] = positionals;
+const asked = { python: values.python, store: values.store, command: [values.command] };
 
 /** @returns {Promise<number>} milliseconds */
 async function hit() {

@@ -97,8 +97,11 @@ function byCodePoint(left, right) {
 export function decidingVariables(variables) {
   /** @type {Record<string, string>} */
   const found = {};
-  for (const [name, value] of Object.entries(variables)) {
-    if (value !== undefined && (name.startsWith('PIP_') || CONFIGURATION.has(name))) found[name] = value;
+  // Each value of process.env is a call: only those that count are asked for.
+  for (const name of Object.keys(variables)) {
+    if (!name.startsWith('PIP_') && !CONFIGURATION.has(name)) continue;
+    const value = variables[name];
+    if (value !== undefined) found[name] = value;
   }
   return found;
 }

@@ -7,6 +7,9 @@ import { createInterface } from 'node:readline';
 /** Milliseconds between asking a process group to end and killing it. */
 const PATIENCE = 5_000;
 
+/** Milliseconds that what it has started may take to end after it. */
+const FAREWELL = 1_000;
+
 /** Seconds that the command may take beyond its own time limit, which it keeps by itself. */
 const GRACE = 10;
 
@@ -40,20 +43,26 @@ export class LinkError extends Error {
  * @param {number} [options.timeout] seconds
  * @param {AbortSignal} [options.signal]
  * @param {(line: string) => void} [options.onLine] is told each line of stderr
+ * @param {string} [options.input] what it reads on stdin
+ * @param {string} [options.directory] where it runs
  * @returns {Promise<Record<string, any>>}
  * @throws {LinkError}
  */
-export async function run(command, words, { variables, timeout, signal, onLine }) {
+export async function run(command, words, { variables, timeout, signal, onLine, input, directory }) {
   if (signal?.aborted) throw new LinkError('aborted', 'aborted before anything was started', { cause: signal.reason });
   const [program, ...first] = command;
   const child = spawn(program, [...first, ...words], {
-    env: variables, stdio: ['ignore', 'pipe', 'pipe'], detached: true,
+    env: variables, cwd: directory, stdio: ['pipe', 'pipe', 'pipe'], detached: true,
   });
+  child.stdin.on('error', () => {}); // it need not read to the end
+  child.stdin.end(input ?? '');
 
   /** @type {LinkError | null} */
   let ended = null;
   /** @type {NodeJS.Timeout | undefined} */
   let harder;
+  /** @type {NodeJS.Timeout | undefined} */
+  let closing;
   /** @param {'aborted' | 'timeout' | 'no-answer'} kind @param {string} why @param {unknown} [cause] */
   const end = (kind, why, cause) => {
     if (ended !== null) return;
@@ -84,6 +93,15 @@ export async function run(command, words, { variables, timeout, signal, onLine }
     else chunks.push(chunk);
   });
 
+  child.on('exit', () => {
+    if (ended === null) return;
+    // The rest of the group is ending as well. What is in sessions of its own may hold these open for as long as it likes.
+    closing = setTimeout(() => {
+      child.stdout.destroy();
+      child.stderr.destroy();
+    }, FAREWELL);
+  });
+
   try {
     const [code, by] = await new Promise((resolve, reject) => {
       child.on('error', (error) => {
@@ -94,8 +112,7 @@ export async function run(command, words, { variables, timeout, signal, onLine }
     if (ended !== null) throw ended;
     return parsed(Buffer.concat(chunks).toString(), `${by === null ? `exit code ${code}` : by}: ${lines.join('; ')}`);
   } finally {
-    clearTimeout(limit);
-    clearTimeout(harder);
+    for (const timer of [limit, harder, closing]) if (timer !== undefined) clearTimeout(timer);
     signal?.removeEventListener('abort', onAbort);
   }
 }

@@ -3,15 +3,18 @@
  * The path of a hit: from a requirements file to an environment by one memo and some stats; docs/on-disk-contract.md.
  *
  * Whatever is not fully understood is left to the command, by returning null. All calls are synchronous: there are
- * some thirty of a few microseconds each, on a local disk, and handing each to another thread would take ten times as long.
+ * some fifty of a few microseconds each, on a local disk, and handing each to another thread would take ten times as long.
  */
 
-import { closeSync, constants, fstatSync, openSync, readFileSync, readSync, statSync, utimesSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import {
+  closeSync, constants, fstatSync, openSync, readFileSync, readSync, readdirSync, statSync, utimesSync, writeSync,
+} from 'node:fs';
 
-import { condemnedNames, inputDigest, pathOf, tokenOf } from './canonical.js';
-import { takeLease } from './lease.js';
+import { canonical, condemnedNames, inputDigest, pathOf, tokenOf } from './canonical.js';
+import { sayHit } from './author.js';
+import { moment, takeLease } from './lease.js';
 
-/** @import { Package } from '../index.js' */
 /** @import { Lease } from './lease.js' */
 /** @import { Question } from './question.js' */
 
@@ -20,13 +23,36 @@ const RECORD_SCHEMA = 2;
 const LARGEST = 1 << 20;
 const ENVIRONMENT = /^([0-9a-f]{32})(\.[1-9][0-9]*)?$/;
 const LOCK = /^[0-9a-f]{64}$/;
-const UNREADABLE = new Set(['EACCES', 'EPERM', 'EROFS']);
+const NOT_OURS = new Set(['EACCES', 'EPERM', 'EROFS']);
+
+/**
+ * @typedef {object} Memo
+ * @property {number} schema
+ * @property {string} environment
+ * @property {string} lock
+ * @property {Record<string, string>} own
+ * @property {Record<string, string>} stats
+ * @property {number} until
+ * @property {number} [size]
+ * @property {number} [resolved_at]
+ */
+
+/**
+ * @typedef {object} EnvironmentRecord
+ * @property {number} schema
+ * @property {[digest: string, name: string, version: string, entry: string][]} wheels
+ * @property {[digest: string, name: string, version: string, entry: string][]} composites
+ * @property {{ user_site: boolean }} options
+ * @property {{ cache_tag: string }} interpreter
+ */
 
 /**
  * @typedef {object} Hit
  * @property {string} environment absolute path
  * @property {string} lock absolute path
- * @property {Package[]} packages
+ * @property {Memo} memo
+ * @property {EnvironmentRecord} record
+ * @property {boolean} compiled whether all bytecode is there, where that is of interest
  * @property {Lease | null} lease
  */
 
@@ -37,30 +63,58 @@ const UNREADABLE = new Set(['EACCES', 'EPERM', 'EROFS']);
  * @returns {Hit | null}
  */
 export function lookUp(question) {
+  try {
+    const python = interpreterOf(question.python);
+    const data = contentOf(question.path);
+    if (python === null || data === null) return null;
+    const { variables, options, closed } = question;
+    const memo = (/** @type {Record<string, unknown>} */ given) => inputDigest(data, { python, variables, options: given });
+    // Where the configuration closes the gate, memos have another name, which only those look for who write down what
+    // passes.
+    return (
+      standing(question, data, memo(options)) ??
+      (closed ? standing(question, data, memo({ ...options, gate: 'closed' })) : null)
+    );
+  } catch {
+    return null; // the command cannot read it either, and says so
+  }
+}
+
+/**
+ * Return the environment that a memo leads to, if everything that decided is as it was.
+ *
+ * @param {Question} question
+ * @param {Buffer} data
+ * @param {string} digest
+ * @returns {Hit | null}
+ */
+function standing(question, data, digest) {
+  const { store } = question;
   /** @type {Lease | null} */
   let lease = null;
   try {
-    const python = interpreterOf(question.python);
-    const data = contentOf(question.requirements);
-    if (python === null || data === null) return null;
-    const { variables, options, store } = question;
-    const digest = inputDigest(data, { python, variables, options });
-    const memo = JSON.parse(readFileSync(`${store}/inputs/${digest}.json`, 'utf8'));
+    const text = readFileSync(`${store}/inputs/${digest}.json`, 'utf8');
+    /** @type {Memo} */
+    const memo = JSON.parse(text);
     if (memo.schema !== MEMO_SCHEMA || (memo.until > 0 && memo.until <= Date.now() / 1000)) return null;
     const key = ENVIRONMENT.exec(memo.environment)?.[1];
     if (key === undefined || !LOCK.test(memo.lock)) return null;
-    const root = `${store}/environments/${memo.environment}`;
+    const environment = `${store}/environments/${memo.environment}`;
 
     // In this order: what is stamped and leased before the list is read is seen by whoever wrote the list.
-    stamp(`${root}/vrfstore.json`);
+    stamp(`${environment}/vrfstore.json`);
     if (question.lease > 0) lease = takeLease(store, key, question.lease);
-    if (isCondemned(store, memo.environment) || !isAsItWas(root, memo)) {
-      lease?.release();
-      return null;
+    if (isCondemned(store, memo.environment) || !isAsItWas(environment, memo)) throw new TypeError('not as it was');
+
+    const record = recordOf(environment);
+    const compiled = isCompiled(store, text, record);
+    if (question.log !== null) {
+      sayHit(question.log, question.requirements, `${environment}/bin/python`, record.wheels.length);
     }
-    return { environment: root, lock: `${store}/locks/${memo.lock}.toml`, packages: packagesOf(root), lease };
+    if (question.closed) audit(question, data, environment);
+    return { environment, lock: `${store}/locks/${memo.lock}.toml`, memo, record, compiled, lease };
   } catch {
-    // No memo, or something that cannot be read: the command meets it too, and says what it is.
+    // No memo, or something that is not as it has to be: the command meets it too, and says what it is.
     lease?.release();
     return null;
   }
@@ -106,7 +160,7 @@ function stamp(record) {
   try {
     utimesSync(record, now, now);
   } catch (error) {
-    if (!UNREADABLE.has(/** @type {NodeJS.ErrnoException} */ (error).code ?? '')) throw error;
+    if (!NOT_OURS.has(/** @type {NodeJS.ErrnoException} */ (error).code ?? '')) throw error;
   }
 }
 
@@ -124,12 +178,12 @@ function isCondemned(store, environment) {
 }
 
 /**
- * @param {string} root
- * @param {{ own: Record<string, string>, stats: Record<string, string> }} memo
+ * @param {string} environment
+ * @param {Memo} memo
  */
-function isAsItWas(root, { own, stats }) {
+function isAsItWas(environment, { own, stats }) {
   return (
-    Object.entries(own).every(([path, token]) => statToken(pathOf(`${root}/${path}`)) === token) &&
+    Object.entries(own).every(([path, token]) => statToken(pathOf(`${environment}/${path}`)) === token) &&
     Object.entries(stats).every(([path, token]) => statToken(pathOf(path)) === token)
   );
 }
@@ -147,13 +201,61 @@ function statToken(path) {
 }
 
 /**
- * @param {string} root
- * @returns {Package[]}
+ * @param {string} environment
+ * @returns {EnvironmentRecord}
  */
-function packagesOf(root) {
-  const record = JSON.parse(readFileSync(`${root}/vrfstore.json`, 'utf8'));
+function recordOf(environment) {
+  const record = JSON.parse(readFileSync(`${environment}/vrfstore.json`, 'utf8'));
   if (record.schema !== RECORD_SCHEMA) throw new TypeError('a record of another schema');
-  return record.wheels.map((/** @type {string[]} */ [digest, name, version]) => ({
-    name, version, digest, reused: true,
-  }));
+  return record;
+}
+
+/** Memos of environments whose bytecode was there: it does not go, unless a repair changes the memo as well. */
+const compiledOnes = new Set();
+const MOST_COMPILED = 1000;
+
+/**
+ * Whether all bytecode of an environment is there. Of interest to root only, who could write some into sealed entries.
+ *
+ * @param {string} store
+ * @param {string} memo
+ * @param {EnvironmentRecord} record
+ */
+function isCompiled(store, memo, { wheels, composites, interpreter: { cache_tag: tag } }) {
+  if (process.geteuid?.() !== 0 || compiledOnes.has(memo)) return true;
+  if (composites.length > 0) throw new TypeError('which entries are merged, the command knows');
+  const compiled = wheels.every(([, , , entry]) =>
+    readdirSync(`${store}/entries/${entry}/bytecode`).some(
+      (name) => name.endsWith('.json') && name.slice(0, name.lastIndexOf('-')) === tag,
+    ),
+  );
+  if (compiled && compiledOnes.size < MOST_COMPILED) compiledOnes.add(memo);
+  return compiled;
+}
+
+/**
+ * Write down what a closed gate lets through: one line, in one write(2), so that lines of many do not mix.
+ *
+ * @param {Question} question
+ * @param {Buffer} data
+ * @param {string} environment
+ */
+function audit({ store, path }, data, environment) {
+  const line = canonical({
+    at: moment(Date.now() / 1000),
+    uid: process.getuid?.(),
+    pid: process.pid,
+    parent: process.ppid,
+    files: [{ path, sha256: createHash('sha256').update(data).digest('hex') }],
+    decision: 'served',
+    status: 'hit',
+    environment,
+  });
+  const flags = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+  const descriptor = openSync(`${store}/logs/audit.log`, flags, 0o640);
+  try {
+    if (writeSync(descriptor, line) < line.length) throw new TypeError('no room for all of the line');
+  } finally {
+    closeSync(descriptor);
+  }
 }

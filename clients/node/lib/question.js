@@ -3,18 +3,21 @@
 
 import { basename, resolve } from 'node:path';
 
-import { Seconds } from './canonical.js';
+import { Seconds, decidingVariables } from './canonical.js';
 
 /** @import { LinkOptions } from '../index.js' */
 
 /**
  * @typedef {object} Question
- * @property {string} requirements absolute path of the file
+ * @property {string} requirements the file as the caller named it
+ * @property {string} path the same, absolute
  * @property {string} python absolute path of the interpreter, or of a venv's directory
  * @property {string} store absolute path
- * @property {Record<string, string | undefined>} variables
+ * @property {Record<string, string>} variables those that decide
  * @property {Record<string, unknown>} options those that are not as usual, as an input digest covers them
  * @property {number} lease seconds; 0 for none
+ * @property {string | null} log the file for authors, absolute
+ * @property {boolean} closed whether there is no leave to install
  */
 
 /** Seconds that an environment is kept from gc if nothing else is said: long enough for a render. */
@@ -69,7 +72,7 @@ const WORDS = {
   maxUnpacked: (value) => ['--max-unpacked', String(value)],
   staleAfter: (value) => ['--stale-after', `${value}s`],
   timeout: (value) => ['--timeout', `${value}s`],
-  install: (value) => (value ? [] : ['--no-install']),
+  install: (value) => [value ? '--install' : '--no-install'],
   wait: (value) => (value ? [] : ['--no-wait']),
   fallback: flag('--fallback'),
   root: (value) => ['--root', value],
@@ -139,8 +142,10 @@ export function questionOf(requirements, options) {
   if (python === null || store === null || !['', 'background', 'off'].includes(mode)) return null;
   // A script, a project or a lock: its bytes may be those of a requirements text, and mean something else.
   if (/\.(py|toml)$/.test(basename(requirements))) return null;
-  // The environment's bytes that are no UTF-8 reach JavaScript as this character, and are lost.
-  if (Object.entries(variables).some((pair) => pair.join('').includes('\ufffd'))) return null;
+  const decide = decidingVariables(variables);
+  // Bytes that are no UTF-8 reach JavaScript as this character, and are lost.
+  const seen = [...Object.entries(decide).flat(), variables.PATH, variables.JUPYTERCACHE];
+  if (seen.some((text) => text?.includes('\ufffd'))) return null;
 
   /** @type {Record<string, unknown>} */
   const deciding = {};
@@ -157,7 +162,15 @@ export function questionOf(requirements, options) {
     }
   }
   return {
-    requirements: resolve(requirements), python, store, variables, options: deciding, lease: options.lease ?? LEASE,
+    requirements,
+    path: resolve(requirements),
+    python,
+    store,
+    variables: decide,
+    options: deciding,
+    lease: options.lease ?? LEASE,
+    log: options.log ? resolve(options.log) : null,
+    closed: options.install === false,
   };
 }
 

@@ -53,7 +53,7 @@ test('every option is said to the command', async () => {
     '--max-unpacked', '3', '--stale-after', '4s', '--timeout', '5s', '--no-install', '--no-wait', '--fallback',
     '--root', 'r', '--log', '/l', '--lease-ttl', '6s', '--more', '--', requirements,
   ]);
-  await link(requirements, { ...options, install: true, wait: true, fallback: false, lease: 0 });
+  await link(requirements, { ...options, wait: true, fallback: false, lease: 0 });
   assert.deepEqual(readFileSync(words, 'utf8').trim().split('\n').slice(2, 4), ['--store', join(scratch, 'store')]);
 });
 
@@ -110,13 +110,44 @@ test('abort ends all that was started, and says so', async () => {
   for (const pid of readFileSync(pids, 'utf8').trim().split('\n')) assert(!runs(Number(pid)));
 });
 
-test('what does not end when it is asked to is killed', async () => {
-  const body = `trap '' TERM; echo ready >&2; while :; do sleep 0.1; done`;
+test('what does not end when it is asked to is killed', async (context) => {
+  context.mock.timers.enable({ apis: ['setTimeout'] });
+  const body = `trap 'echo asked >&2' TERM; echo ready >&2; while :; do sleep 0.05; done`;
   const controller = new AbortController();
   const asked = link(requirements, {
-    ...script('stubborn', body), signal: controller.signal, onLine: () => controller.abort(),
+    ...script('stubborn', body),
+    signal: controller.signal,
+    onLine: (line) => (line === 'ready' ? controller.abort() : context.mock.timers.tick(5_000)),
   });
   await assert.rejects(asked, { kind: 'aborted' });
+});
+
+test('what does not keep to its time is ended ten seconds later', async (context) => {
+  context.mock.timers.enable({ apis: ['setTimeout'] });
+  /** @type {string[]} */
+  const early = [];
+  const body = `trap 'echo early >&2' TERM; echo ready >&2; sleep 0.2; echo still >&2; exec sleep 60`;
+  const asked = link(requirements, {
+    ...script('late', body),
+    timeout: 30,
+    onLine: (line) => {
+      early.push(line);
+      context.mock.timers.tick(line === 'ready' ? 39_999 : 1);
+    },
+  });
+  await assert.rejects(asked, { kind: 'timeout', message: /no answer 40 seconds after the start; .* was ended/ });
+  assert.deepEqual(early.slice(0, 2), ['ready', 'still']);
+});
+
+test('what was left behind in a session of its own is not waited for', async () => {
+  const pid = join(scratch, 'left');
+  const body = `setsid sh -c 'echo $$ >${pid}; echo ready >&2; exec sleep 30' & wait`;
+  const controller = new AbortController();
+  const began = performance.now();
+  const options = { ...script('leaving', body), signal: controller.signal, onLine: () => controller.abort() };
+  await assert.rejects(link(requirements, options), { kind: 'aborted' });
+  assert(performance.now() - began < 20_000);
+  process.kill(Number(readFileSync(pid, 'utf8')));
 });
 
 test('what was aborted before is not started', async () => {
