@@ -124,6 +124,15 @@ def test_the_tests_of_the_client_pass() -> None:
     assert int(passed) > 20
 
 
+def test_where_no_node_is_on_path_that_of_the_development_dependencies_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    found = node.__wrapped__()
+    done = subprocess.run([found, "--version"], capture_output=True, text=True, check=True)
+    assert int(done.stdout.removeprefix("v").split(".")[0]) >= 20
+
+
 def test_a_hit_is_what_the_command_answers_and_starts_nothing(orchard: Orchard) -> None:
     answer, started = orchard.from_node()
     assert not started

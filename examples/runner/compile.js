@@ -66,10 +66,11 @@ async function render({ directory, link: options }) {
     const failed = await execute(directory, answer.python, answer.env);
     rendered.milliseconds.execute = performance.now() - linked;
     if (failed === null) return { ...rendered, outputs: await outputsOf(join(directory, EXECUTED)) };
-    // The environment is as it was asked for: what fails in it is the document, or what its requirements leave out.
-    const problem = await explained(directory, failed, options);
-    await appendFile(log, `${failed}\n${problem}\n`);
-    return { ...rendered, problem: rendered.problem === null ? problem : `${rendered.problem}\n${problem}` };
+    // In the environment that was asked for, what fails is the document, or what its requirements leave out.
+    const advice = answer.status === 'fallback' ? [] : await advised(directory, failed, options);
+    await appendFile(log, `${[failed, ...advice].join('\n')}\n`);
+    const problem = [rendered.problem, failed.split('\n').at(-1), ...advice].filter(Boolean).join('\n');
+    return { ...rendered, problem };
   } finally {
     answer.lease?.release();
   }
@@ -95,18 +96,18 @@ async function execute(directory, python, variables) {
 }
 
 /**
- * Return what an author is told of a document that failed: the missing package, if that is what it was.
+ * Return what an author can do about a document that failed, if a package is missing.
  *
  * @param {string} directory
  * @param {string} failure
  * @param {LinkOptions} options
+ * @returns {Promise<string[]>}
  */
-async function explained(directory, failure, { command, store, python, variables }) {
-  const last = failure.split('\n').at(-1) ?? '';
+async function advised(directory, failure, { command, store, python, variables }) {
   const found = await hint(failure, {
     command, store, python, variables, requirements: join(directory, REQUIREMENTS), directory,
   }).catch(() => null); // a courtesy, and no reason to lose the failure itself
-  return found === null ? last : [last, found.message, found.advice].filter(Boolean).join('\n');
+  return found === null ? [] : [found.message, found.advice ?? ''].filter((line) => line !== '');
 }
 
 /** @param {NonNullable<Answer['error']>} error */
