@@ -36,7 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
     crash.every_step = config.getoption("--kill-all")
 
 
-_LONGEST = ("test_gc_beside_links", "test_soak", "test_gc_machine", "test_crash", "test_resolvers")
+_LONGEST = (
+    "test_gc_beside_links", "test_soak", "test_gc_machine", "test_crash", "test_resolvers", "test_runner_example",
+    "test_node_client",
+)  # fmt: skip
 """Files that take long for the number of tests in them."""
 
 
