@@ -50,6 +50,9 @@ SPECS = (
 ROUND = settings(
     deadline=None,
     max_examples=5,
+    # Where CI is set, hypothesis would do the same in every round.
+    derandomize=False,
+    database=None,
     stateful_step_count=40,
     phases=[phase for phase in Phase if phase is not Phase.explain],
     suppress_health_check=list(HealthCheck),

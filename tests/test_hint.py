@@ -274,11 +274,11 @@ def test_the_version_of_what_lacks_a_name_is_found_beside_it(
 
 
 def test_a_file_called_like_a_module_of_python_is_told(vrfstore: Command, project: Path) -> None:
-    (project / "random.py").write_text("import random\nrandom.randint(1, 2)\n")
-    failed = subprocess.run([sys.executable, "random.py"], capture_output=True, check=False)
+    (project / "colorsys.py").write_text("import colorsys\ncolorsys.rgb_to_hsv(0, 0, 0)\n")
+    failed = subprocess.run([sys.executable, "colorsys.py"], capture_output=True, check=False)
     (project / "log").write_bytes(failed.stderr)
     said = vrfstore("hint", "--traceback", "log")
-    assert said.out.startswith(f"{project}/random.py has the name of Python's own random")
+    assert said.out.startswith(f"{project}/colorsys.py has the name of Python's own colorsys")
 
 
 def test_stdin_is_read_and_nothing_is_found_in_nothing(store: Store) -> None:

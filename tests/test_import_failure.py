@@ -124,10 +124,10 @@ def test_the_whole_name_of_a_statement_is_kept_where_only_its_first_part_is_told
 
 
 def test_a_file_that_stands_in_the_way_of_its_package_is_told(tmp_path: Path) -> None:
-    (tmp_path / "random.py").write_text("import random\nrandom.randint(1, 2)\n")
-    found = find(traceback_of(tmp_path, "import random"))
+    (tmp_path / "colorsys.py").write_text("import colorsys\ncolorsys.rgb_to_hsv(0, 0, 0)\n")
+    found = find(traceback_of(tmp_path, "import colorsys"))
     assert found is not None
-    assert (found.kind, found.module) == ("shadowed", "random")
+    assert (found.kind, found.module) == ("shadowed", "colorsys")
 
 
 def test_dash_m_has_no_traceback() -> None:
