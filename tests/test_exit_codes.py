@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +285,31 @@ def test_what_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Leaves what SIGTERM does as it was: coverage saves its data then."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_what_somebody_else_does_at_a_signal_comes_back_and_does_not_come_before() -> None:
+    came: list[int] = []
+
+    def other(number: int, _frame: object) -> None:
+        came.append(number)
+
+    signal.signal(signal.SIGTERM, other)
+    with terminable():
+        pass
+    assert signal.getsignal(signal.SIGTERM) is other
+    with pytest.raises(TerminatedError), terminable():
+        signal.raise_signal(signal.SIGTERM)
+    assert came == []
+
+
+@pytest.mark.usefixtures("handlers")
 def test_after_a_signal_the_next_ends_us_at_once() -> None:
     with pytest.raises(TerminatedError), terminable():
         signal.raise_signal(signal.SIGTERM)
@@ -307,6 +332,7 @@ def test_time_that_is_over_ends_whatever_is_done_and_only_then() -> None:
     assert isinstance(CapError("x"), VrfstoreError)
 
 
+@pytest.mark.usefixtures("handlers")
 def test_a_signal_while_a_process_is_being_started_does_not_leave_it_running(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -88,9 +88,11 @@ def test_nothing_of_a_project_is_run_or_has_a_say_while_it_is_linked(
 
 
 def test_without_p_the_module_takes_nothing_beside_a_document_for_its_own_either(
-    index: Index, store: Store, project: Path, marker: Path
+    index: Index, store: Store, project: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What Python itself needs for -m, it looks for there before anything of ours is run: that is what -P is for."""
+    # Where coverage is measured, it loads half of the standard library before anybody else.
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
     what = "import runpy, importlib.util, pkgutil, sys; print(*sys.modules)"
     before_us = subprocess.run([sys.executable, "-c", what], capture_output=True, text=True, check=True)
     for name in before_us.stdout.split():

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,11 @@ def test_thirty_two_at_once_are_one_build_and_all_have_their_answer_soon_after_i
     answers = [json.loads(output.read_text()) for output in outputs]
     for answer in answers:
         check_link(answer)
-    assert sorted(answer["status"] for answer in answers) == ["built"] + ["hit"] * (RENDERS - 1)
+    statuses = Counter(answer["status"] for answer in answers)
+    # Whoever had not yet looked for wheels when the last of them came may be the one that links them.
+    assert statuses.pop("built") == 1
+    assert statuses.keys() <= {"hit", "linked"}
+    assert statuses["linked"] <= 1
     assert {answer["python"] for answer in answers} == {answers[0]["python"]}
     assert {name: index.downloads(f"{name}-1.0-py3-none-any.whl") for name in names} == dict.fromkeys(
         names, 1

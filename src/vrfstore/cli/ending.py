@@ -39,7 +39,7 @@ class TerminatedError(BaseException):
 def terminable() -> Iterator[None]:
     """Let signals that end a process raise ``TerminatedError`` here; what is ignored stays so (nohup(1)).
 
-    The second one ends it at once.
+    Whatever else somebody has them do (a tool that measures us) waits until then. The second one ends it at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -50,14 +50,17 @@ def terminable() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         raise TerminatedError(number)
 
-    ours = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    # None is what was not set from Python, and what Python cannot set again.
+    before = {number: found for number in _SIGNALS if (found := signal.getsignal(number)) is not None}
+    ours = [number for number, found in before.items() if found is not signal.SIG_IGN]
     for number in ours:
         signal.signal(number, end)
     try:
         yield
     finally:
         for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+            if signal.getsignal(number) is end:
+                signal.signal(number, before[number])
 
 
 @contextmanager
