@@ -25,6 +25,14 @@ help: ## list the targets
 demo: $(VENV)/.runtime ## link the example's environment cold, warm and hit; run its report
 	$(BIN)/python examples/report/demo.py
 
+.PHONY: runner-demo
+runner-demo: $(VENV)/.dev ## render documents as a service does: a miss, hits, eight at once, refused, stopped, and more
+	@# A store may protect its directories from writing.
+	[ ! -d .demo/runner ] || find .demo/runner -type d -exec chmod u+w {} +
+	rm -rf .demo/runner
+	tools/node $(BIN)/python examples/runner/demo.js --store .demo/runner --command $(BIN)/vrfstore \
+		--python "$$($(BIN)/python -c 'from vrfstore.interpreter import find; print(find(None))')"
+
 .PHONY: test
 test: $(VENV)/.dev ## run all tests, hold coverage to its limit
 	$(BIN)/coverage erase
@@ -112,6 +120,12 @@ bench-resolving: $(VENV)/.dev ## measure resolving the document stack beside pip
 .PHONY: bench-collecting
 bench-collecting: $(VENV)/.dev ## measure gc on large stores, and what users notice of it
 	$(BIN)/python benchmarks/collecting.py
+
+.PHONY: bench-node
+bench-node: $(VENV)/.dev ## measure hits from Node, one after another and 16 at once
+	tools/node $(BIN)/python clients/node/bench/hits.js examples/report/requirements.vrf \
+		--store .demo/bench-node --command $(CURDIR)/$(BIN)/vrfstore \
+		--python "$$($(BIN)/python -c 'from vrfstore.interpreter import find; print(find(None))')"
 
 .PHONY: clean
 clean: ## remove everything that was made here

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from support import crash, figures
-from support.commands import Command, commands
+from support.commands import Command, check_links, commands
 from support.index import Index
 from vrfstore import fs
 from vrfstore.store.store import Store
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 _LONGEST = (
     "test_gc_beside_links", "test_soak", "test_gc_machine", "test_crash", "test_resolvers", "test_parity",
     "test_serving", "test_acceptance", "test_corpus", "test_faults", "test_many_renders",
-    "test_runner_example", "test_concurrency",
+    "test_runner_example", "test_concurrency", "test_node_client",
 )  # fmt: skip
 """Files that take long for the number of tests in them."""
 
@@ -110,6 +110,12 @@ def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     # pip reads no configuration file at all with this one.
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("UV_NO_CONFIG", "1")
+
+
+@pytest.fixture(autouse=True)
+def _contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold whatever a link prints for machines against its schema, in every test."""
+    check_links(monkeypatch)
 
 
 @pytest.fixture

@@ -254,7 +254,7 @@ def test_link_json_is_one_object_with_everything(
     assert answer["status"] == "built"
     assert [(package["name"], package["reused"]) for package in answer["packages"]] == [("pear", False)]
     assert answer["bytes"]["downloaded"] > 0
-    assert set(answer["timings_ms"]) == {"probe", "resolve", "fetch", "link", "total"}
+    assert set(answer["timings_ms"]) == {"probe", "resolve", "fetch", "link", "start", "total"}
     assert Path(answer["lock"]).exists()
 
 

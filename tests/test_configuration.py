@@ -123,7 +123,7 @@ def test_a_bare_number_is_seconds_however_it_is_written(
         ("resolve = 1\n", "resolve is no table"),
         ("[[resolve]]\n", "resolve is no table"),
         ("[resolv]\n", "resolv is not known"),
-        ("[resolve]\n[store]\n[link]\n", "link, store are not known"),
+        ("[resolve]\n[store]\n[linking]\n", "linking, store are not known"),
         ("gc = []\n", "gc is no table"),
         ("[gc]\nmax_age = '3d'\n", "gc.max_age is not known"),
         ("[gc]\nprotect = ['numpy']\n", "gc.protect is not known"),

@@ -14,8 +14,7 @@ The public names are few and loaded on first use, so that ``import vrfstore`` co
 ========================  ====================================================
 """
 
-from __future__ import annotations
-
+# No import here, not even of __future__: with -m it could be a document's; see __main__.
 __version__ = "0.1.0"
 __all__ = ["LinkResult", "Store", "VrfstoreError", "__version__", "errors", "link"]
 

@@ -91,6 +91,19 @@ class VrfstoreError(Exception):
             return None
         return self.path if self.line is None else f"{self.path}:{self.line}"
 
+    def fields(self) -> dict[str, object]:
+        """Return all there is to say, as an object of JSON."""
+        return {
+            "code": self.exit_code,
+            "kind": self.kind,
+            "message": self.message,
+            "path": self.path,
+            "line": self.line,
+            "member": getattr(self, "member", None),
+            "hint": self.hint,
+            "log": self.log,
+        }
+
     def __str__(self) -> str:
         return self.message if self.where is None else f"{self.where}: {self.message}"
 

@@ -284,6 +284,26 @@ def replace_file(path: str, data: bytes) -> None:
         raise
 
 
+def append_line(path: str, data: bytes) -> None:
+    """Add a line to a file, which is made where there is none, in one write(2): lines of many do not mix.
+
+    Args:
+        path: The file.
+        data: The line, with its end.
+
+    Raises:
+        OSError: It cannot be opened, is a link, or has no room for all of the line.
+    """
+    _effect("append", path)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o640)
+    try:
+        if os.write(descriptor, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    finally:
+        os.close(descriptor)
+
+
 class NewFile:
     """A new file, open for writing in a ``with`` block; ``mode`` is exact, whatever the umask.
 

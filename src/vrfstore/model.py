@@ -29,6 +29,7 @@ __all__ = [
     "Requirements",
     "Tree",
     "Watcher",
+    "both",
     "nobody",
     "parse_digest",
 ]
@@ -313,6 +314,16 @@ Watcher = Callable[[Event], None]
 def nobody(event: Event) -> None:
     """Be told and do nothing: the watcher where there is none."""
     del event
+
+
+def both(one: Watcher, other: Watcher) -> Watcher:
+    """Return a watcher that tells two others."""
+
+    def tell(event: Event) -> None:
+        one(event)
+        other(event)
+
+    return tell
 
 
 Node: TypeAlias = "int | str | dict[str, Node]"

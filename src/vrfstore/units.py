@@ -1,13 +1,15 @@
-"""Lengths of time and sizes as people write them. Pure."""
+"""Lengths of time, moments and sizes as people write them. Pure."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
-__all__ = ["parse_duration", "parse_room", "parse_size", "size_text"]
+__all__ = ["moment_text", "parse_duration", "parse_room", "parse_size", "size_text"]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _WHOLE = 100.0
+_LAST_MOMENT = 253_402_300_799
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -66,3 +68,10 @@ def size_text(count: float) -> str:
             return f"{count:.0f} {unit}" if whole else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def moment_text(seconds: float) -> str:
+    """Return a time since the epoch in UTC, to the second (RFC 3339): ``2026-07-31T06:09:00Z``."""
+    # What is beyond the year 9999 has no form there, and is far enough away.
+    told = datetime.fromtimestamp(min(max(round(seconds), 0), _LAST_MOMENT), UTC)
+    return told.strftime("%Y-%m-%dT%H:%M:%SZ")

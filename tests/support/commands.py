@@ -2,21 +2,77 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+from vrfstore.cli import application, render
 from vrfstore.cli.application import run
 from vrfstore.store.store import Store
 
-__all__ = ["Command", "Ended", "commands", "in_process_of_its_own", "secrets_in", "with_resolver"]
+__all__ = [
+    "Command",
+    "Ended",
+    "check_link",
+    "check_links",
+    "commands",
+    "in_process_of_its_own",
+    "secrets_in",
+    "with_resolver",
+]
+
+_SCHEMA = Path(__file__).parents[2] / "docs/link.schema.json"
+
+
+@functools.cache
+def _validator() -> Any:
+    schema = json.loads(_SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def check_link(document: Any) -> None:
+    """Hold what ``link --json`` has printed against the contract: docs/link.schema.json, and what that cannot say."""
+    _validator().validate(document)
+    python = document["python"]
+    assert python is None or os.path.lexists(python)
+    assert document["environment"] is None or python == f"{document['environment']}/bin/python"
+
+
+def check_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold everything that ``link`` prints for machines in this process against the contract."""
+    of_link, print_json = application._is_link, render.print_json
+    running: list[bool] = []
+
+    def noticed(arguments: Sequence[str]) -> bool:
+        found = of_link(arguments)
+        running[:] = [found]
+        return found
+
+    def checked(document: dict[str, object]) -> None:
+        if running == [True]:
+            check_link({"schema_version": render.SCHEMA_VERSION, **document})
+        print_json(document)
+
+    monkeypatch.setattr(application, "_is_link", noticed)
+    monkeypatch.setattr(render, "print_json", checked)
+
+
+def _checked(arguments: Sequence[str], ended: Ended) -> Ended:
+    """Return how a command ended in another process, held against the contract if it is a ``link --json``."""
+    own = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    if "--json" in own and application._is_link(own):
+        check_link(ended.document)
+    return ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +141,7 @@ def in_process_of_its_own(store: Store, *arguments: str | Path, **options: Any) 
         check=False,
         **options,
     )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return _checked([*map(str, arguments)], Ended(done.returncode, done.stdout, done.stderr))
 
 
 def secrets_in(root: str | Path, secret: str) -> list[str]:

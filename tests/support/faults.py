@@ -15,7 +15,7 @@ from typing import Any
 
 from support.crash import together
 from vrfstore import fs
-from vrfstore.cli.application import _translate
+from vrfstore.cli.failures import as_error
 from vrfstore.errors import VrfstoreError
 
 CALLS = ("fsync", "ftruncate", "link", "mkdir", "open", "pwrite", "rename", "symlink", "write")
@@ -100,7 +100,7 @@ def ending_of(action: Callable[[], int | None]) -> tuple[int, str]:
     except VrfstoreError as error:
         return error.exit_code, str(error)
     except OSError as error:
-        translated = _translate(error)
+        translated = as_error(error)
         return translated.exit_code, str(translated)
 
 

@@ -14,8 +14,8 @@ import sys
 import zipfile
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from email import message_from_bytes
 from email.message import Message
@@ -70,6 +70,13 @@ class Fault:
 
 
 _LONG_HEAD = b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 10_000
+
+
+@contextmanager
+def silent_index() -> Iterator[str]:
+    """Give the URL of an index that takes every connection, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/simple"
 
 
 class Index:

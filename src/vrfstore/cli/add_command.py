@@ -68,8 +68,8 @@ def _print_json(added: list[Added], refused: list[VrfstoreError]) -> None:
         "entries": list(map(_entry, added)),
     }
     if refused:
-        answer["error"] = render.error_fields(refused[0])
-        answer["errors"] = list(map(render.error_fields, refused))
+        answer["error"] = refused[0].fields()
+        answer["errors"] = [each.fields() for each in refused]
     render.print_json(answer)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -14,8 +13,9 @@ import click
 
 from vrfstore import __version__
 from vrfstore.cli import render
+from vrfstore.cli.ending import TerminatedError, terminable
+from vrfstore.cli.failures import as_error, is_bug
 from vrfstore.cli.lazy import LazyGroup
-from vrfstore.errors import DiskFullError, StoreDamagedError, StoreError, UsageError, VrfstoreError
 
 __all__ = ["application", "run"]
 
@@ -66,7 +66,7 @@ def application(context: click.Context, store: str | None) -> None:
     Exit codes: 0 done, 2 usage, 10 bad requirement, 11 cannot be resolved, 12 not there and not permitted, 13 a cap
     was hit, 14 index or network, 15 busy, 16 disk full, 17 store damaged, 18 a wheel was refused, 19 wheels collide,
     20 over budget with all that is left in use, 21 store cannot be used, 22 interpreter unsuitable, 23 drift found, 70
-    internal error, 130 interrupted, 141 the reader of stdout went away.
+    internal error, 129 hung up, 130 interrupted, 141 the reader of stdout went away, 143 terminated.
     """
     context.obj = store
 
@@ -74,35 +74,46 @@ def application(context: click.Context, store: str | None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; every error is rendered here."""
     _fill_standard_descriptors()
-    as_json = "--json" in arguments[: arguments.index("--")] if "--" in arguments else "--json" in arguments
+    as_json, of_link = _wants_json(arguments), _is_link(arguments)
     try:
-        code = application.main(list(arguments), prog_name="vrfstore", standalone_mode=False)
+        with terminable():
+            code = application.main(list(arguments), prog_name="vrfstore", standalone_mode=False)
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
-    except click.Abort:
-        return render.interrupted(as_json=as_json)
+    except (click.Abort, KeyboardInterrupt):
+        return render.ended(signal.SIGINT, as_json=as_json, of_link=of_link)
+    except TerminatedError as ended:
+        return render.ended(ended.number, as_json=as_json, of_link=of_link)
     except click.ClickException as error:
-        return render.usage(error, as_json=as_json)
-    except VrfstoreError as error:
-        return render.error(error, as_json=as_json)
+        return render.usage(error, as_json=as_json, of_link=of_link)
     except SystemExit:
         # The one thing that click still ends by itself in this mode, with 1: EPIPE on stdout.
         return _broken_pipe()
-    except OSError as error:
-        code = render.error(_translate(error), as_json=as_json)
-        if error.filename == render.STDOUT:
+    except Exception as error:  # noqa: BLE001 - the last resort: a bug must not look like a command's 1
+        found = as_error(error)
+        if is_bug(error) and sys.stderr is not None:
+            traceback.print_exc(file=sys.stderr)
+        code = render.error(found, as_json=as_json, of_link=of_link)
+        if isinstance(error, OSError) and error.filename == render.STDOUT:
             _drop_output()
         return code
-    except Exception as error:  # noqa: BLE001 - the last resort: a bug, which must not look like a command's 1
-        if sys.stderr is not None:
-            traceback.print_exc(file=sys.stderr)
-        return render.error(
-            VrfstoreError(
-                f"this is a bug in vrfstore: {error!r}", hint="please report it with the lines above"
-            ),
-            as_json=as_json,
-        )
     return code if isinstance(code, int) else 0
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether an error is to be told to a machine, even one that keeps us from understanding the arguments."""
+    return "--json" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
+
+
+def _is_link(arguments: Sequence[str]) -> bool:
+    """Whether the command is ``link``, whose errors have all the fields that its other outcomes have."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--store":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word == "link"
+    return False
 
 
 def _fill_standard_descriptors() -> None:
@@ -124,55 +135,3 @@ def _drop_output() -> None:
     """Let what is still buffered go nowhere: it would fail again when Python flushes at exit, with exit code 120."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _translate(error: OSError) -> VrfstoreError:
-    """Say what the operating system refused in the terms of the exit codes."""
-    place = None if error.filename is None else str(error.filename)
-    reason = error.strerror or str(error)
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        hint = (
-            "free some space" if place == render.STDOUT else "free some space, for instance with: vrfstore gc"
-        )
-        return DiskFullError(reason, path=place, hint=hint)
-    if place is not None and place != render.STDOUT and not _is_in_a_store(place):
-        found = _translate_of_user(error.errno, reason, place)
-        if found is not None:
-            return found
-    if error.errno == errno.ENAMETOOLONG:
-        return StoreError(reason, kind="store-path", path=place, hint="choose a shorter path for the store")
-    if error.errno in {errno.EISDIR, errno.ENOTDIR, errno.ELOOP}:
-        return StoreDamagedError(
-            reason, path=place, hint="something else is in the place of a file; remove it"
-        )
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return StoreError(reason, kind="store-access", path=place)
-    if error.errno == errno.EIO:
-        return StoreDamagedError(reason, kind="input-output", path=place, hint="check the disk")
-    return VrfstoreError(reason, path=place)
-
-
-def _translate_of_user(number: int | None, reason: str, place: str) -> VrfstoreError | None:
-    """Say what is wrong with a path that the user has given; None where it is not the path."""
-    match number:
-        case errno.ENAMETOOLONG:
-            return UsageError(reason, kind="path", path=place, hint="choose a shorter path")
-        case errno.ELOOP:
-            return UsageError(reason, kind="path", path=place, hint="links there lead to each other")
-        case errno.ENOTDIR | errno.EISDIR | errno.EEXIST:
-            return UsageError(reason, kind="path", path=place, hint="something else is in the way there")
-        case errno.ENOENT:
-            return UsageError(reason, kind="path", path=place, hint="check the path")
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return StoreError(reason, kind="access", path=place, hint="choose a place that you may write")
-        case _:
-            return None
-
-
-def _is_in_a_store(place: str) -> bool:
-    """Whether a path is below the directory of a store."""
-    above = os.path.abspath(place)
-    while not os.path.lexists(f"{above}/store.json"):
-        if above == (above := os.path.dirname(above)):
-            return False
-    return True

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vrfstore.cli.ending import deadline
 from vrfstore.cli.options import DURATION, PATH, SIZE, names
 from vrfstore.errors import UsageError
 from vrfstore.requirements.budget import Caps
 from vrfstore.requirements.policy import Policy
+from vrfstore.runner import configuration
 
-__all__ = ["TIME", "input_options", "policy_options"]
+__all__ = ["TIME", "input_options", "limited", "policy_options"]
 
 if TYPE_CHECKING:
     _Seconds = click.ParamType[float]
@@ -76,6 +80,11 @@ def input_options(function: Callable[..., None]) -> Callable[..., None]:
     return collected
 
 
+def limited(policy: Policy) -> AbstractContextManager[None]:
+    """Return a block that ends with an error when the time of a policy, or what is configured, is over."""
+    return deadline(configuration.applied(policy, configuration.read(os.environ)).caps.seconds)
+
+
 def policy_options(function: Callable[..., None]) -> Callable[..., None]:
     """Take what the caller decides about resolving and fetching, and pass it on as ``policy``."""
 
@@ -91,6 +100,7 @@ def policy_options(function: Callable[..., None]) -> Callable[..., None]:
         stale_after: float | None,
         stale_ok: bool,
         offline: bool,
+        install: bool | None,
         timeout: float | None,
         max_packages: int | None,
         max_bytes: int | None,
@@ -103,6 +113,12 @@ def policy_options(function: Callable[..., None]) -> Callable[..., None]:
                 kind="options-conflict",
                 hint="leave out --refresh and --upgrade, or --offline",
             )
+        if install is False and (refresh or upgrade or allow_builds):
+            raise UsageError(
+                "--no-install neither resolves again nor builds",
+                kind="options-conflict",
+                hint="leave out --refresh, --upgrade and --allow-builds, or --no-install",
+            )
         policy = Policy(
             resolver=resolver,
             index_url=index_url or "",
@@ -113,6 +129,7 @@ def policy_options(function: Callable[..., None]) -> Callable[..., None]:
             stale_after=stale_after,
             stale_ok=stale_ok,
             offline=offline,
+            install=install,
             caps=Caps(seconds=timeout, packages=max_packages, received=max_bytes, unpacked=max_unpacked),
         )
         function(*arguments, policy=policy, **rest)
@@ -142,6 +159,13 @@ _CAPS = (
 )
 
 _WHEN = (
+    click.option(
+        "--install/--no-install",
+        "install",
+        default=None,
+        help="Whether what is not there may be installed. Without leave: no network, no resolver, no builds; exit 12 "
+        "otherwise. [default: what vrfstore.toml says, else it may]",
+    ),
     click.option(
         "--offline", is_flag=True, help="Use what is there: no network and no resolver; exit 12 otherwise."
     ),

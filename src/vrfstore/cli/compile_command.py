@@ -89,8 +89,8 @@ def _to_json(report: CompileReport, problems: list[StoreDamagedError]) -> dict[s
         "warnings": list(report.warnings),
     }
     if problems:
-        answer["error"] = render.error_fields(problems[0])
-        answer["errors"] = list(map(render.error_fields, problems))
+        answer["error"] = problems[0].fields()
+        answer["errors"] = [each.fields() for each in problems]
     return answer
 
 

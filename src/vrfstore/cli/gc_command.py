@@ -129,7 +129,7 @@ def command(
     holders = () if over is None else collecting.holders(opened, wanted, report)
     if as_json:
         document = gc_report.to_json(report, holders)
-        render.print_json(document if over is None else document | {"error": render.error_fields(over)})
+        render.print_json(document if over is None else document | {"error": over.fields()})
     else:
         render.plain(
             gc_report.to_text(report, max_age=wanted.max_age, holders=holders, packages=report.contents)

@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from vrfstore.cli import render
-from vrfstore.cli.asking import input_options, policy_options
+from vrfstore.cli.asking import input_options, limited, policy_options
 from vrfstore.cli.options import PATH, json_option, python_option, store_option, target_option
 from vrfstore.cli.progress import watching
 from vrfstore.model import LinkOptions
@@ -75,7 +75,7 @@ def command(  # noqa: PLR0913 - one for each option
     source = click.get_current_context().get_parameter_source("python")
     if target is not None and source is ParameterSource.ENVIRONMENT:
         python = None  # what is usual gives way to what is asked for here
-    with watching(quiet=quiet) as watch:
+    with watching(quiet=quiet) as watch, limited(options["policy"]):
         result = lock(
             requirements,
             output=None if output in _STDOUT else output,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from vrfstore.cli.render import size
 from vrfstore.model import Event, Watcher
+from vrfstore.runner.log import sentence
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -109,7 +110,7 @@ class _Lines:
     def __call__(self, event: Event) -> None:
         with self._guard:
             self._note(event)
-            text = _sentence(event)
+            text = sentence(event)
             if text:
                 self._say(text)
 
@@ -120,7 +121,7 @@ class _Lines:
         elif self._tally is not None:
             self._tally.count(event)
         if event.kind in {"resolving", "compiling", "missing"}:
-            self._step = _sentence(event) or event.subject or "fetching"
+            self._step = sentence(event) or event.subject or "fetching"
             self._began = self._said = time.monotonic()
             if self._reminder is None:
                 self._reminder = threading.Thread(target=self._remind, name="progress", daemon=True)
@@ -154,23 +155,6 @@ class _Lines:
             self._reminder.join()
 
 
-def _sentence(event: Event) -> str:
-    match event.kind:
-        case "resolving":
-            return f"resolving {event.subject}"
-        case "resolved":
-            return f"resolved {event.total} {'wheel' if event.total == 1 else 'wheels'}"
-        case "waiting":
-            return f"waiting for {event.subject}"
-        case "fetched":
-            return f"fetched {event.subject} ({size(event.size)})"
-        case "compiling":
-            modules = "module" if event.total == 1 else "modules"
-            return f"compiling {event.total} {modules} for {event.subject}"
-        case _:
-            return ""
-
-
 class _Bars:
     """One line: a spinner with what is being done, and a bar while wheels are fetched or modules compiled."""
 
@@ -190,7 +174,7 @@ class _Bars:
     def _show(self, event: Event) -> None:
         match event.kind:
             case "resolving" | "waiting" if self._tally is None:
-                self._step(_sentence(event))
+                self._step(sentence(event))
             case "missing":
                 self._tally = _Tally(event.total, event.size)
                 self._step(event.subject or "fetching", total=event.size or event.total)

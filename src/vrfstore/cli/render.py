@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from vrfstore.errors import UsageError, VrfstoreError
+from vrfstore.units import moment_text as moment
 from vrfstore.units import size_text as size
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ __all__ = [
     "STDOUT",
     "age",
     "count",
+    "ended",
     "error",
-    "error_fields",
+    "explain",
     "hint",
-    "interrupted",
     "moment",
     "plain",
     "print_json",
@@ -108,48 +108,54 @@ def hint(message: str, advice: str) -> None:
     _complain("\n".join(lines) + "\n")
 
 
-def error(found: VrfstoreError, *, as_json: bool) -> int:
-    """Show an error: in full on stderr, as an object on stdout where JSON was asked for; return its exit code."""
+def error(found: VrfstoreError, *, as_json: bool, of_link: bool = False) -> int:
+    """Show an error: in full on stderr, as an object on stdout where JSON was asked for; return its exit code.
+
+    Args:
+        found: The error.
+        as_json: Whether JSON was asked for.
+        of_link: Whether that is to have all the fields of the outcome of a link.
+    """
+    explain(found)
+    if as_json:
+        _answer(found.fields(), of_link=of_link)
+    return found.exit_code
+
+
+def explain(found: VrfstoreError) -> None:
+    """Show an error on stderr, in full."""
     lines = [f"{_coloured('error:', _RED)} {visible(str(found))}"]
     lines += [
         f"  {name}: {visible(value)}" for name, value in (("hint", found.hint), ("log", found.log)) if value
     ]
     _complain("\n".join(lines) + "\n")
-    if as_json:
-        with contextlib.suppress(OSError):
-            print_json({"status": "error", "error": error_fields(found)})
-    return found.exit_code
 
 
-def interrupted(*, as_json: bool) -> int:
-    """Answer to Ctrl-C; return the exit code."""
-    code = 128 + signal.SIGINT
+def ended(number: int, *, as_json: bool, of_link: bool = False) -> int:
+    """Answer to a signal that ended the command; return the exit code, which is a shell's for it; see ``error``."""
+    code = 128 + number
+    kind = "interrupted" if number == signal.SIGINT else "terminated"
     if as_json:
-        fields = error_fields(VrfstoreError("interrupted", kind="interrupted")) | {"code": code}
-        with contextlib.suppress(OSError):
-            print_json({"status": "error", "error": fields})
+        _answer(VrfstoreError(kind, kind=kind).fields() | {"code": code}, of_link=of_link)
     return code
 
 
-def error_fields(found: VrfstoreError) -> dict[str, object]:
-    """Return an error as an object of JSON."""
-    return {
-        "code": found.exit_code,
-        "kind": found.kind,
-        "message": found.message,
-        "path": found.path,
-        "line": found.line,
-        "member": getattr(found, "member", None),
-        "hint": found.hint,
-        "log": found.log,
-    }
+def _answer(fields: dict[str, object], *, of_link: bool) -> None:
+    """Print the fields of an error as an object."""
+    document: dict[str, object] = {}
+    if of_link:
+        from vrfstore.runner.outcome import Outcome  # noqa: PLC0415 - for links only
+
+        document = Outcome(status="error").to_json()
+    with contextlib.suppress(OSError):
+        print_json({**document, "status": "error", "error": fields})
 
 
-def usage(found: click.ClickException, *, as_json: bool) -> int:
-    """Show what is wrong with the command line."""
+def usage(found: click.ClickException, *, as_json: bool, of_link: bool = False) -> int:
+    """Show what is wrong with the command line; see ``error``."""
     context = getattr(found, "ctx", None)
     hint = f"see: {context.command_path} --help" if context is not None else "see: vrfstore --help"
-    return error(UsageError(found.format_message(), hint=hint), as_json=as_json)
+    return error(UsageError(found.format_message(), hint=hint), as_json=as_json, of_link=of_link)
 
 
 def _complain(text: str) -> None:
@@ -176,9 +182,6 @@ def age(seconds: float) -> str:
     return "just now"
 
 
-_LAST_MOMENT = 253_402_300_799
-
-
 def some(names: Sequence[str], most: int = 3) -> str:
     """Return a list for people, of which only the first few are named: ``a, b, c and 4 more``."""
     more = len(names) - most
@@ -188,13 +191,6 @@ def some(names: Sequence[str], most: int = 3) -> str:
 def with_some(name: str, content: Sequence[str]) -> str:
     """Return a name with the first few things that are in it, if any are known: ``environment x (a, b)``."""
     return f"{name} ({some(content)})" if content else name
-
-
-def moment(seconds: float) -> str:
-    """Return a time since the epoch in UTC, to the second (RFC 3339): ``2026-07-31T06:09:00Z``."""
-    # What is beyond the year 9999 has no form there, and is far enough away.
-    told = datetime.fromtimestamp(min(max(round(seconds), 0), _LAST_MOMENT), UTC)
-    return told.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

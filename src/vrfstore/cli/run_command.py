@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from vrfstore.cli import render
-from vrfstore.cli.asking import input_options, policy_options
+from vrfstore.cli.asking import input_options, limited, policy_options
 from vrfstore.cli.options import PATH, check_into, link_options, root_option, store_option
 from vrfstore.cli.progress import watching
 from vrfstore.errors import RequirementsError, UsageError, VrfstoreError
@@ -136,9 +136,9 @@ def command(
     if place is not None:
         _check_options(place)
         prepared = _prepare(place, given, heal=heal)
-        _run(prepared, words, user_site=prepared.user_site, hint=(given, "") if hint else None)
+        _run(prepared, words, hint=(given, "") if hint else None)
     check_into(options["into"])
-    with watching() as watch:
+    with watching() as watch, limited(options["policy"]):
         opened = Store.open(given, durable=durable)
         mended = _mended(options["into"], given, watch) if heal and options["into"] else ()
         result = link(
@@ -155,15 +155,13 @@ def command(
     for warning in (*mended, *result.warnings):
         render.warn(warning)
     about = (given, os.path.abspath(requirements)) if hint else None
-    _run(result, words, user_site=options["options"].user_site, hint=about)
+    _run(result, words, hint=about)
 
 
-def _run(
-    where: Runnable, words: tuple[str, ...], *, user_site: bool, hint: tuple[str | None, str] | None
-) -> NoReturn:
+def _run(where: Runnable, words: tuple[str, ...], *, hint: tuple[str | None, str] | None) -> NoReturn:
     """Become the command; or stay beside it, where hints are wanted for a store and a requirements file."""
     if hint is None:
-        replace_process(where, words, user_site=user_site)
+        replace_process(where, words)
     from vrfstore.runner import hinting  # noqa: PLC0415 - most commands need none
 
     def tell(tail: bytes) -> None:
@@ -173,7 +171,7 @@ def _run(
             if found is not None:
                 render.hint(found.message, found.advice)
 
-    click.get_current_context().exit(stay_beside(where, words, tell, user_site=user_site))
+    click.get_current_context().exit(stay_beside(where, words, tell))
 
 
 def _there_already(meant: str, given: str | None) -> str | None:

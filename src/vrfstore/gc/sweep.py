@@ -26,7 +26,7 @@ from vrfstore.gc.graph import packages_of
 from vrfstore.gc.policy import Collection, Policy, Snapshot, decide, excess
 from vrfstore.store import ballast, condemned
 from vrfstore.store.holds import hold
-from vrfstore.store.layout import DEAD_PREFIX
+from vrfstore.store.layout import DEAD_PREFIX, Layout
 from vrfstore.store.store import Store, check_parts
 
 __all__ = ["Report", "batch_size", "collect", "preview"]
@@ -49,6 +49,9 @@ _TOLD = 16
 _SUFFIXES = {"locks": ".toml"}
 _LOG_AGE = 7 * 86400.0
 """Seconds that a resolver's words are kept at most, whatever the policy."""
+
+_AUDIT_SIZE = 8 << 20
+"""Bytes of the log of audits beyond which a new one is begun."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,6 +233,7 @@ class _Sweep:
             gone = self._batches(view, "environments", plan.environments)
             went = self._batches(view, "entries", plan.entries)
             records += self._remove(self._out_of_reach(_files(store, plan, policy)))
+            self._put_audit_aside()
             records += len(self._batches(view, "locks", plan.locks))
             environments += gone
             entries += went
@@ -360,6 +364,15 @@ class _Sweep:
             count += 1
         return count
 
+    def _put_audit_aside(self) -> None:
+        """Begin a new log of audits where it is large; the one before has gone by now."""
+        layout = self._store.layout
+        if _is_audit_full(layout) and not self._out_of_time():
+            try:
+                fs.rename(layout.audit, layout.audit_before)
+            except OSError as error:
+                self._problems[f"{layout.audit}: {error.strerror}"] = None
+
     def _count(self, size: int) -> None:
         self._freed += size
 
@@ -376,15 +389,27 @@ def batch_size(fixed: float, each: float) -> int:
     return min(max(int(left / each), _SMALLEST_BATCH), _LARGEST_BATCH) if each > 0 else _LARGEST_BATCH
 
 
+def _is_audit_full(layout: Layout) -> bool:
+    """Whether the log of audits is so large that it is put aside."""
+    try:
+        return os.lstat(layout.audit).st_size > _AUDIT_SIZE
+    except FileNotFoundError:
+        return False
+
+
 def _files(store: Store, plan: Collection, policy: Policy) -> Iterator[str]:
     """Yield the memos, probes and logs that go."""
     layout = store.layout
     yield from (layout.of("inputs", f"{name}.json") for name in plan.inputs)
     yield from (layout.of("requests", f"{name}.json") for name in plan.requests)
     yield from (layout.of("interpreters", name) for name in plan.probes)
+    if _is_audit_full(layout) and os.path.lexists(layout.audit_before):
+        yield layout.audit_before
     limit = scan.now() - min(policy.max_age, _LOG_AGE)
     for name in os.listdir(layout.of("logs")):
         path = layout.of("logs", name)
+        if path in {layout.audit, layout.audit_before}:
+            continue
         # A worker removes its own log where it had nothing to say.
         with contextlib.suppress(FileNotFoundError):
             if os.lstat(path).st_mtime < limit:

@@ -7,7 +7,7 @@ one wheel costs in requests is for ``download``, what ends all of them early for
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import TIMEOUT_MAX, Semaphore
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from vrfstore import fs
 from vrfstore.errors import WheelError
-from vrfstore.model import EntryPlan, Event, LockedWheel, Watcher
+from vrfstore.model import Digest, EntryPlan, Event, LockedWheel, Watcher
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.patience import Patience
 from vrfstore.requirements.pip import PipSettings
@@ -81,6 +81,7 @@ def fetch(
     watch: Watcher,
     budget: Budget | None = None,
     patience: Patience | None = None,
+    attending: Callable[[Digest], Callable[[], None]] | None = None,
 ) -> list[Fetched]:
     """Make every wheel an entry; those that came whole stay, whatever becomes of the others.
 
@@ -92,6 +93,7 @@ def fetch(
         watch: Is told how many are ``missing``, and ``fetching``, ``received``, ``fetched`` and ``unpacked`` of each.
         budget: What may be taken; without one, as much as it takes.
         patience: What is put up with; by default what the settings say.
+        attending: Returns what is called while somebody else fetches the wheel of a digest (``holds.hold``).
 
     Raises:
         CapError: It takes more than the budget has.
@@ -112,7 +114,7 @@ def fetch(
         Source(settings, budget, patience, workers=_CONNECTIONS) as source,
         Unpackers(lease, min(len(wheels), len(os.sched_getaffinity(0)))) as unpackers,
     ):
-        return _fetch_all(_Work(store, lease, source, unpackers, watch), wheels, budget)
+        return _fetch_all(_Work(store, lease, source, unpackers, watch, attending), wheels, budget)
 
 
 def _fetch_all(work: _Work, wheels: Sequence[LockedWheel], budget: Budget) -> list[Fetched]:
@@ -191,6 +193,7 @@ class _Work:
     source: Source
     unpackers: Unpackers
     watch: Watcher
+    attending: Callable[[Digest], Callable[[], None]] | None = None
     connections: Semaphore = field(default_factory=lambda: Semaphore(_CONNECTIONS))
 
     def obtain(self, wheel: LockedWheel) -> Fetched:
@@ -199,7 +202,8 @@ class _Work:
         def waiting() -> None:
             self.watch(Event(kind="waiting", subject=f"another vrfstore that fetches {wheel.filename}"))
 
-        with self.store.hold_entry(wheel.digest, on_wait=waiting, stopped=self.source.stopped):
+        attend = None if self.attending is None else self.attending(wheel.digest)
+        with self.store.hold_entry(wheel.digest, on_wait=waiting, stopped=self.source.stopped, attend=attend):
             present = self.store.entry(wheel.digest, wheel.name, wheel.version)
             if present is not None:
                 self.watch(Event(kind="unpacked", subject=wheel.filename))

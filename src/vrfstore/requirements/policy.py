@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vrfstore.errors import NotPermittedError
 from vrfstore.requirements.budget import Caps
 
 if TYPE_CHECKING:  # what resolves takes 60 ms to import, which a hit does not pay
@@ -28,6 +29,9 @@ class Policy:
         stale_after: Seconds after which what is not pinned is resolved again; None for never.
         stale_ok: Where resolving again fails, use what it resolved to before.
         offline: Use what is there: no network, no resolver.
+        install: Whether anything may be installed that is not there; None for what is configured. Without leave it is
+            as with ``offline``, but for the words of a refusal (``runner.gate``).
+        wait: Whether to wait for others who are building the same; for as long as that takes.
         caps: How much it may take.
     """
 
@@ -40,7 +44,32 @@ class Policy:
     stale_after: float | None = None
     stale_ok: bool = False
     offline: bool = False
+    install: bool | None = None
+    wait: bool = True
     caps: Caps = field(default_factory=Caps)
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is no leave to install."""
+        return self.install is False
+
+    def refusal(self, message: str, path: str, hint: str) -> NotPermittedError:
+        """Return the error for what is not there, and may not be had.
+
+        Args:
+            message: What is missing.
+            path: The file that asks for it.
+            hint: What to do where it is the network that may not be used.
+        """
+        if self.closed:
+            return NotPermittedError(
+                f"{message}, and installing is not permitted here",
+                path=path,
+                hint="ask for what is there, or ask whoever may give leave to link it once with --install",
+            )
+        return NotPermittedError(
+            f"{message}, and the network may not be used", kind="offline", path=path, hint=hint
+        )
 
     @property
     def again(self) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
 from vrfstore.requirements.budget import Budget
+from vrfstore.sessions import session
 
 __all__ = ["run"]
 
@@ -39,29 +37,23 @@ def run(
         Exception: What ``check`` raises.
     """
     remaining = None if budget is None else budget.remaining()
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=variables,
-        cwd=directory,
-        # What it starts cannot ask at the terminal either, and wait there for ever in the background.
-        start_new_session=True,
-    ) as process:
-        try:
+    try:
+        with session(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=variables,
+            cwd=directory,
+        ) as process:
             stdout, stderr = (
                 process.communicate(timeout=remaining) if check is None else _attended(process, check)
             )
-        except BaseException as error:
-            # Ctrl-C too: it reaches only the group in the foreground, which is ours.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired) and budget is not None:
-                raise budget.out_of_time() from None
+    except subprocess.TimeoutExpired:
+        if budget is None:
             raise
+        raise budget.out_of_time() from None
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 

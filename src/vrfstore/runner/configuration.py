@@ -72,6 +72,7 @@ class Configuration:
         max_packages: How many packages an environment may have beside the base's.
         max_bytes: Bytes that one call may fetch.
         max_unpacked: Bytes that what one call fetches may unpack to.
+        install: Whether links may install what is not there, if nobody says so.
         collecting: What is said of gc.
     """
 
@@ -84,6 +85,7 @@ class Configuration:
     max_packages: int | None = None
     max_bytes: int | None = None
     max_unpacked: int | None = None
+    install: bool | None = None
     collecting: Collecting = Collecting()
 
 
@@ -114,7 +116,7 @@ def read(variables: Mapping[str, str]) -> Configuration:
         except OSError as error:
             raise _refused(path, f"the file cannot be read: {error.strerror}") from error
         tables = _parsed(data, path)
-        resolving |= tables["resolve"]
+        resolving |= tables["resolve"] | tables["link"]
         collecting |= tables["gc"]
     return Configuration(**resolving, collecting=Collecting(**collecting))
 
@@ -152,6 +154,12 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("a text is needed")
     return value
+
+
+def _leave(value: object) -> bool:
+    if value not in ("allow", "deny"):
+        raise ValueError("it may be allow or deny")
+    return value == "allow"
 
 
 def _resolver(value: object) -> str:
@@ -220,7 +228,8 @@ _GC: Mapping[str, Callable[[object], object]] = {
     "host": _text,
     "prometheus": _text,
 }
-_TABLES = {"resolve": _RESOLVE, "gc": _GC}
+_LINK: Mapping[str, Callable[[object], object]] = {"install": _leave}
+_TABLES = {"resolve": _RESOLVE, "link": _LINK, "gc": _GC}
 
 
 def _refused(path: str, message: str, hint: str | None = None) -> UsageError:
@@ -234,8 +243,11 @@ def _unknown(path: str, names: list[str], hint: str) -> UsageError:
 def applied(policy: Policy, configured: Configuration) -> Policy:
     """Return a policy with what is configured in the place of what it does not say."""
     caps = policy.caps
+    install = configured.install if policy.install is None else policy.install
     return replace(
         policy,
+        install=install,
+        offline=policy.offline or install is False,
         resolver=policy.resolver or configured.resolver,
         index_url=policy.index_url or configured.index_url,
         protect=tuple(sorted({*policy.protect, *configured.protect})),

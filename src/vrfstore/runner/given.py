@@ -50,6 +50,11 @@ class Given:
         alone = len(self.paths) == 1 and not self.extras and not self.groups and not self.script
         return alone and inputs.kind_of(self.paths[0], self.service) == "text"
 
+    @property
+    def identity(self) -> tuple[tuple[str, str], ...]:
+        """The absolute path and the SHA-256 of each file."""
+        return tuple((os.path.abspath(path), codec.hexdigest(self.contents[path])) for path in self.paths)
+
     def read(self, before_reading: Callable[[str], object]) -> Requirements:
         """Return what is asked for.
 
@@ -92,7 +97,7 @@ class Given:
             else None
         )
         given = {
-            "files": [[os.path.abspath(path), codec.hexdigest(self.contents[path])] for path in self.paths],
+            "files": [list(file) for file in self.identity],
             "trusted": self.trusted,
             "extras": list(self.extras),
             "groups": list(self.groups),

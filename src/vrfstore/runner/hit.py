@@ -35,14 +35,18 @@ class Hit:
         directory: The environment's directory name.
         lock: The digest of its lock.
         python: The absolute path of its python.
+        size: Bytes of the entries that it links to, as far as that was written down.
+        resolved_at: When it was found out what the request resolves to, seconds since the epoch; 0 where nothing had
+            to be, or it was not written down.
     """
 
-    __slots__ = ("directory", "lock", "python")
+    __slots__ = ("directory", "lock", "python", "resolved_at", "size")
 
     def __init__(self, directory: str, lock: str, python: str) -> None:
         self.directory = directory
         self.lock = lock
         self.python = python
+        self.size = self.resolved_at = 0
 
 
 def deciding_variables(variables: Mapping[str, str]) -> dict[str, str]:
@@ -89,7 +93,10 @@ def look_up(layout: Layout, digest: str) -> Hit | None:
         memo = codec.loads(fs.read_file(layout.of("inputs", f"{digest}.json")))
         if memo["schema"] != MEMO_SCHEMA or 0 < memo["until"] <= time.time():
             return None
-        return _check(layout, memo["environment"], memo["lock"], memo["own"], memo["stats"])
+        found = _check(layout, memo["environment"], memo["lock"], memo["own"], memo["stats"])
+        if found is not None:
+            found.size, found.resolved_at = memo.get("size", 0), memo.get("resolved_at", 0)
+        return found  # noqa: TRY300 - what a memo holds may be of any type
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # No memo, or one that cannot be read, which is the same.
         return None

@@ -25,12 +25,13 @@ from vrfstore.requirements import lock as locks
 from vrfstore.requirements import targets
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
-from vrfstore.runner import configuration, given, hit
+from vrfstore.runner import configuration, gate, given, hit
 from vrfstore.runner.clock import Clock
 from vrfstore.runner.keeping import Keeping
 from vrfstore.runner.linking import CompileMode, Linking
 from vrfstore.runner.result import LinkedPackage, LinkResult
 from vrfstore.store.leases import Lease
+from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 
 __all__ = ["CompileMode", "LinkResult", "LinkedPackage", "link", "link_again"]
@@ -124,48 +125,51 @@ def link(  # noqa: PLR0913 - all but the first by keyword
         service=configured.lock_name,
         script=script,
     )
-    described = None if target is None else targets.read(os.fspath(target))
-    if described is not None:
-        python, compile_mode = os.path.abspath(os.fspath(target or "")), "off"
-        options = options if described.base else replace(options, isolated=True)
-    executable = probing.find(python) if described is None else described.executable
-    digests = asked.digests(executable, os.environ, options.identity | policy.identity)
-    clock = Clock()
-    compile_mode = compile_mode or _compile_mode(os.environ)
-    place = None
-    if into is not None:
-        from vrfstore.linker.into import check_directory  # noqa: PLC0415 - 20 ms that most links do not pay
+    with gate.Audit(opened.layout, asked.identity, closed=policy.closed) as audit:
+        gate.check(policy, asked.paths[0])
+        described = None if target is None else targets.read(os.fspath(target))
+        if described is not None:
+            python, compile_mode = os.path.abspath(os.fspath(target or "")), "off"
+            options = options if described.base else replace(options, isolated=True)
+        executable = probing.find(python) if described is None else described.executable
+        identity = options.identity | policy.identity | gate.identity(configured=configured.install)
+        digests = asked.digests(executable, os.environ, identity)
+        clock = Clock()
+        compile_mode = compile_mode or _compile_mode(os.environ)
+        place = None
+        if into is not None:
+            from vrfstore.linker.into import check_directory  # noqa: PLC0415 - 20 ms that most links do not pay
 
-        place = check_directory(opened, os.fspath(into), force=force)
-    if not policy.again and compile_mode != "eager" and place is None and described is None:
-        found, kept = _look_up(opened, digests, keeping)
-        if found is not None:
-            try:
-                return _hit_result(opened, found, clock, kept)
-            except (StoreDamagedError, FileNotFoundError):
-                # Its record is not what it was; the whole way links the next generation.
-                if kept is not None:
-                    kept.release()
-    read = asked.read(note)
-    text, whole = digests
-    link_whole = Linking(
-        store=opened,
-        asked=read,
-        python=python or "",
-        executable=executable,
-        options=options,
-        policy=policy,
-        place=place,
-        force=force,
-        input_digest=text if text is not None and given.leads_nowhere(read) else whole,
-        stats=stats,
-        clock=clock,
-        budget=Budget(policy.caps),
-        compile_mode=compile_mode,
-        watch=watch or nobody,
-        target=described,
-    )
-    return link_whole.run(keeping)
+            place = check_directory(opened, os.fspath(into), force=force)
+        if not policy.again and compile_mode != "eager" and place is None and described is None:
+            found, kept = _look_up(opened, digests, keeping)
+            if found is not None:
+                try:
+                    return audit.served(_hit_result(opened, found, clock, kept))
+                except (StoreDamagedError, FileNotFoundError):
+                    # Its record is not what it was; the whole way links the next generation.
+                    if kept is not None:
+                        kept.release()
+        read = asked.read(note)
+        text, whole = digests
+        link_whole = Linking(
+            store=opened,
+            asked=read,
+            python=python or "",
+            executable=executable,
+            options=options,
+            policy=policy,
+            place=place,
+            force=force,
+            input_digest=text if text is not None and given.leads_nowhere(read) else whole,
+            stats=stats,
+            clock=clock,
+            budget=Budget(policy.caps),
+            compile_mode=compile_mode,
+            watch=watch or nobody,
+            target=described,
+        )
+        return audit.served(link_whole.run(keeping))
 
 
 def link_again(
@@ -256,7 +260,27 @@ def _hit_result(store: Store, found: hit.Hit, clock: Clock, kept: Lease | None) 
         lock=locks.lock_path(store.layout, found.lock),
         packages=tuple(packages),
         downloaded=0,
+        shared=found.size,
+        resolved_at=found.resolved_at or None,
+        user_site=record.options.user_site,
+        compiled=_is_compiled(store, record),
         warnings=(),
         timings=clock.finish(),
         lease=kept,
     )
+
+
+def _is_compiled(store: Store, record: EnvironmentRecord) -> bool:
+    """Whether all bytecode of an environment is there, where that is of interest: only root could write any."""
+    if os.geteuid() != 0:
+        return True
+    from vrfstore.store.bytecode import record_paths  # noqa: PLC0415 - root only
+    from vrfstore.store.composites import module_directories  # noqa: PLC0415
+
+    tag = str(record.interpreter["cache_tag"])
+    try:
+        return all(
+            record_paths(store.layout, directory, tag) for directory in module_directories(store, record)
+        )
+    except FileNotFoundError:
+        return False

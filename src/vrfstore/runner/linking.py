@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from vrfstore import fs
+from vrfstore import interpreter as probing
 from vrfstore.errors import NotPermittedError, WheelError
 from vrfstore.linker.compatibility import check_compatible
 from vrfstore.linker.composing import composed
@@ -32,6 +33,7 @@ from vrfstore.model import (
     LockedWheel,
     Requirements,
     Watcher,
+    both,
 )
 from vrfstore.requirements import fetch, pip, targets
 from vrfstore.requirements import lock as locks
@@ -42,6 +44,7 @@ from vrfstore.runner.keeping import Keeping
 from vrfstore.runner.locking import Locked, Locker
 from vrfstore.runner.result import LinkedPackage, LinkResult
 from vrfstore.store import interpreters, leases, memos
+from vrfstore.store.building import Building
 from vrfstore.store.bytecode import is_compiled
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
@@ -70,6 +73,7 @@ class _Made:
         wheels: What it links to, sorted by name.
         lock: The digest of its lock.
         new: Whether anything had to be done.
+        compiled: Whether all bytecode is there.
         record: Of a managed one.
         by_hand: See ``LinkResult``.
         warnings: What the caller should know.
@@ -79,6 +83,7 @@ class _Made:
     wheels: tuple[EntryReference, ...]
     lock: str
     new: bool
+    compiled: bool = True
     record: EnvironmentRecord | None = None
     by_hand: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
@@ -154,33 +159,38 @@ class Linking:
         Raises:
             VrfstoreError, OSError: See ``link.link``.
         """
+        with self.store.session() as session, Building(self.store.layout, session) as building:
+            telling = replace(self, watch=both(self.watch, building))
+            return telling._linked(keeping, session, building)  # noqa: SLF001 - itself
+
+    def _linked(self, keeping: Keeping, session: Lease, building: Building) -> LinkResult:
+        """Do as ``run``, and tell others."""
         layout = self.store.layout
-        with self.store.session() as session:
-            with self.clock.step("probe"):
-                base, probed = (
-                    (self.target, None)
-                    if self.target is not None
-                    else interpreters.known(layout, session, self.executable)
-                )
-            stats = None
-            if probed is not None:
-                # Before any of it is read.
-                configured = pip.configuration_files(base, index_url=self.policy.index_url)
-                stats = {**self.stats, **probed, **{path: fs.stat_token(path) for path in configured}}
-            locker = self._locker(session, base)
-            with ExitStack() as stack:
-                ready = self._fitting(stack, locker)
-                self.budget.check()
-                made = self._make(ready, base)
-                # Warnings have to be said every time.
-                if made.record is not None and not ready.locked.warnings:
-                    self._remember(ready.working, made.record, stats, ready.locked.until)
-                # Under the lease on all of it, which has been there since before it was looked for.
-                directory = ready.key if made.record is None else made.record.directory
-                kept = keeping.keep(self.store, directory)
+        with self.clock.step("probe"):
+            base, probed = (
+                (self.target, None)
+                if self.target is not None
+                else interpreters.known(layout, session, self.executable)
+            )
+        stats = None
+        if probed is not None:
+            # Before any of it is read.
+            configured = pip.configuration_files(base, index_url=self.policy.index_url)
+            stats = {**self.stats, **probed, **{path: fs.stat_token(path) for path in configured}}
+        locker = self._locker(session, base, building)
+        with ExitStack() as stack:
+            ready = self._fitting(stack, locker)
+            self.budget.check()
+            made = self._make(ready, base)
+            # Warnings have to be said every time.
+            if made.record is not None and not ready.locked.warnings:
+                self._remember(ready, made.record, stats)
+            # Under the lease on all of it, which has been there since before it was looked for.
+            directory = ready.key if made.record is None else made.record.directory
+            kept = keeping.keep(self.store, directory)
         return self._result(made, ready, kept)
 
-    def _locker(self, session: Lease, base: Interpreter) -> Locker:
+    def _locker(self, session: Lease, base: Interpreter, building: Building) -> Locker:
         return Locker.of(
             store=self.store,
             session=session,
@@ -191,6 +201,7 @@ class Linking:
             budget=self.budget,
             clock=self.clock,
             watch=self.watch,
+            building=building,
         )
 
     def _present(self, names: Collection[str]) -> LinkOptions:
@@ -203,14 +214,16 @@ class Linking:
         working, plans, lock = ready.working, ready.plans, ready.locked.digest
         with composed(self.store, plans, ready.options) as merged:
             directories = merged.directories(plans)
-            missing = self.compile_mode != "off" and not all(
+            compiled = self.target is not None or all(
                 is_compiled(self.store.layout, directory, base) for directory in directories
             )
+            missing = self.compile_mode != "off" and not compiled
             if missing and self.compile_mode == "eager":
                 from vrfstore.store.compiling import compile_entries  # noqa: PLC0415 - once per wheel
 
                 with self.clock.step("compile"):
                     compile_entries(self.store, base, directories, lease=working, watch=self.watch)
+                compiled = True
             self.watch(Event(kind="linking", total=len(plans)))
             with self.clock.step("link"):
                 made = (
@@ -218,11 +231,15 @@ class Linking:
                     if self.place is None
                     else self._external(working, plans, base, merged.options, self.place, lock)
                 )
+        if made.new and self.target is None:
+            with self.clock.step("start"):
+                # Without site: nothing of a wheel is run while it is linked.
+                probing.start(f"{made.place}/bin/python", "", site=False)
         if missing and self.compile_mode == "background":
             from vrfstore.store.compiling import start_worker  # noqa: PLC0415 - once per wheel
 
             start_worker(self.store, base, directories, lease=working)
-        return made
+        return replace(made, compiled=compiled)
 
     def _managed(
         self,
@@ -325,29 +342,52 @@ class Linking:
             again = any(wheel.built_from for wheel in missing)
             if not again:
                 break
-        fetched: list[fetch.Fetched] = []
+        fetched: Sequence[fetch.Fetched] = ()
         if missing:
             with self.clock.step("fetch"):
-                settings = pip.settings(self.store, base, index_url=self.policy.index_url)
-                fetched = fetch.fetch(self.store, working, missing, settings, self.watch, self.budget)
+                present, fetched = self._fetched(locker, working, key, wheels)
         plans = [*present, *(item.plan for item in fetched)]
         return _Ready(
             locked=locked, options=options, key=key, working=working, plans=plans, fetched=tuple(fetched)
         )
 
+    def _fetched(
+        self, locker: Locker, working: Lease, key: EnvironmentKey, wheels: Sequence[LockedWheel]
+    ) -> tuple[list[EntryPlan], list[fetch.Fetched]]:
+        """Return the entries of wheels that are there, and of those that are fetched now.
+
+        Of many who want the same environment one fetches, and the others wait for all of it, which is less work for
+        everybody. Who wants some of the wheels for another environment waits for each of those.
+        """
+        waiting = Event(kind="waiting", subject="another vrfstore that builds the same environment")
+        attend = locker.waiting.attending(key)
+        with self.store.hold_building(key, on_wait=lambda: self.watch(waiting), attend=attend):
+            present, missing = fetch.present(self.store, wheels)
+            if not missing:
+                return present, []
+            if locker.building is not None:
+                locker.building.begin(key, *(wheel.digest for wheel in missing))
+            settings = pip.settings(self.store, locker.request.interpreter, index_url=self.policy.index_url)
+            return present, fetch.fetch(
+                self.store,
+                working,
+                missing,
+                settings,
+                self.watch,
+                self.budget,
+                attending=locker.waiting.attending,
+            )
+
     def _not_there(self, missing: Sequence[LockedWheel]) -> NotPermittedError:
         names = ", ".join(f"{wheel.name} {wheel.version}" for wheel in missing[:_SHOWN])
         more = f", and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        return NotPermittedError(
-            f"not in the store, and the network may not be used: {names}{more}",
-            kind="offline",
-            path=self.asked.path,
-            hint="link it once without --offline, or add the wheels with: vrfstore add",
+        return self.policy.refusal(
+            f"not in the store: {names}{more}",
+            self.asked.path,
+            "link it once without --offline, or add the wheels with: vrfstore add",
         )
 
-    def _remember(
-        self, working: Lease, record: EnvironmentRecord, stats: dict[str, str] | None, until: int
-    ) -> None:
+    def _remember(self, ready: _Ready, record: EnvironmentRecord, stats: dict[str, str] | None) -> None:
         """Write the input memo, unless what decided has changed meanwhile: then the next call finds out anew."""
         layout = self.store.layout
         if stats is None or any(fs.stat_token(path) != token for path, token in stats.items()):
@@ -355,14 +395,16 @@ class Linking:
         root = layout.of("environments", record.directory)
         memos.write_input(
             layout,
-            working,
+            ready.working,
             self.input_digest,
             environment=record.directory,
             lock=record.lock,
             # The store's own marker too, relative to the environment: a hit must not miss a change of format.
             own={path: fs.stat_token(f"{root}/{path}") for path in (*record.own, "../../store.json")},
             stats=stats,
-            until=until,
+            until=ready.locked.until,
+            size=sum(plan.unpacked for plan in ready.plans),
+            resolved_at=ready.locked.resolved_at,
         )
 
     def _result(self, made: _Made, ready: _Ready, kept: Lease | None) -> LinkResult:
@@ -374,6 +416,8 @@ class Linking:
             for item in fetched
             for warning in item.warnings
         )
+        sizes = {plan.reference.digest: plan.unpacked for plan in ready.plans}
+        unpacked = sum(size for digest, size in sizes.items() if digest in new)
         return LinkResult(
             status="built" if new else "linked" if made.new else "hit",
             python=f"{made.place}/bin/python",
@@ -381,6 +425,11 @@ class Linking:
             lock=locks.lock_path(self.store.layout, made.lock),
             packages=tuple(_package(wheel, new) for wheel in made.wheels),
             downloaded=sum(item.size for item in fetched),
+            unpacked=unpacked,
+            shared=sum(sizes.values()) - unpacked,
+            resolved_at=ready.locked.resolved_at or None,
+            user_site=self.options.user_site,
+            compiled=made.compiled,
             warnings=(*ready.locked.warnings, *odd, *made.warnings),
             timings=self.clock.finish(),
             lease=kept,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from vrfstore.errors import NotPermittedError, PackageIndexError, ResolutionError
+from vrfstore.errors import PackageIndexError, ResolutionError
 from vrfstore.model import Event, Interpreter, Lock, Requirements, Watcher
 from vrfstore.requirements import base as of_base
 from vrfstore.requirements import by_pip, inputs, resolve
@@ -23,7 +23,9 @@ from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
 from vrfstore.requirements.request import Request, is_pinned
 from vrfstore.runner.clock import Clock
+from vrfstore.runner.waiting import Waiting
 from vrfstore.store import leases, memos
+from vrfstore.store.building import Building
 from vrfstore.store.leases import Lease
 from vrfstore.store.memos import RequestMemo
 from vrfstore.store.store import Store
@@ -62,6 +64,7 @@ class Locker:
         budget: How much it may take.
         clock: Measures resolving.
         watch: Is told.
+        building: Tells others what is resolved here.
         now: The time, seconds since the epoch.
     """
 
@@ -72,6 +75,7 @@ class Locker:
     budget: Budget
     clock: Clock
     watch: Watcher
+    building: Building | None = None
     now: Callable[[], float] = time.time
 
     @classmethod
@@ -87,6 +91,7 @@ class Locker:
         budget: Budget,
         clock: Clock,
         watch: Watcher,
+        building: Building | None = None,
     ) -> Locker:
         """Return what finds the lock of requirements for an interpreter under a policy."""
         request = Request(
@@ -105,6 +110,19 @@ class Locker:
             budget=budget,
             clock=clock,
             watch=watch,
+            building=building,
+        )
+
+    @property
+    def waiting(self) -> Waiting:
+        """What is done while somebody else is at it."""
+        return Waiting(
+            layout=self.store.layout,
+            budget=self.budget,
+            watch=self.watch,
+            patient=self.policy.wait,
+            path=self.request.requirements.path,
+            own=self.session.id,
         )
 
     @property
@@ -145,11 +163,14 @@ class Locker:
         if self.policy.offline:
             return self._offline(known)
         waiting = Event(kind="waiting", subject="another vrfstore that resolves the same request")
-        with self.store.hold_request(digest, on_wait=lambda: self.watch(waiting)):
+        attend = self.waiting.attending(digest)
+        with self.store.hold_request(digest, on_wait=lambda: self.watch(waiting), attend=attend):
             found = self._known(digest)
             # What somebody else has found while we waited is as good as what we would find.
             if found is not None and not anew and (self._counts(found) or found.resolved_at > began):
                 return found
+            if self.building is not None:
+                self.building.begin(digest)
             try:
                 # What a resolver remembers of its pages may be as old as what is known.
                 fresh = self.policy.again or anew or found is not None
@@ -176,11 +197,10 @@ class Locker:
             return known
         asked = self.request.requirements
         if asked.items:
-            raise NotPermittedError(
-                "it is not known what this resolves to, and the network may not be used",
-                kind="offline",
-                path=asked.path,
-                hint="link it once without --offline, or give a pylock.toml whose wheels are in the store",
+            raise self.policy.refusal(
+                "it is not known what this resolves to",
+                asked.path,
+                "link it once without --offline, or give a pylock.toml whose wheels are in the store",
             )
         # Only what is in locks, and nothing is built: a build may want the network for what it needs itself.
         request = replace(self.request, allow_builds=False)

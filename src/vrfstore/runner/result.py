@@ -32,9 +32,15 @@ class LinkResult:
         lock: The absolute path of its ``pylock.toml``.
         packages: What is in it, sorted by name; not what the base has.
         downloaded: Bytes that were fetched.
+        unpacked: Bytes that the entries have which are new.
+        shared: Bytes that those have which were there.
         warnings: What the caller should know.
         timings: Seconds by step: ``probe``, ``resolve``, ``fetch``, ``link``, ``total``.
         lease: What keeps the environment, if a lease was asked for; the caller's to release.
+        resolved_at: When it was found out what the request resolves to, seconds since the epoch; None where nothing
+            had to be resolved.
+        user_site: Whether it sees the user's own packages.
+        compiled: Whether all its bytecode is there; as of now, it may come meanwhile.
         by_hand: (name, version) of what the user has installed into an environment of his own.
     """
 
@@ -48,3 +54,8 @@ class LinkResult:
     timings: Mapping[str, float]
     lease: Lease | None = None
     by_hand: tuple[tuple[str, str], ...] = ()
+    unpacked: int = 0
+    shared: int = 0
+    resolved_at: float | None = None
+    user_site: bool = False
+    compiled: bool = True

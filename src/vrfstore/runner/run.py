@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Prepared",
     "Runnable",
+    "base_variables",
+    "changed_variables",
     "command_environment",
     "mend",
     "named",
@@ -48,6 +50,12 @@ class Runnable(Protocol):
     @property
     def lease(self) -> Lease | None: ...  # noqa: D102
 
+    @property
+    def user_site(self) -> bool: ...  # noqa: D102
+
+    @property
+    def compiled(self) -> bool: ...  # noqa: D102
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -59,6 +67,7 @@ class Prepared:
         lease: What keeps it; None where its store may only be read.
         user_site: Whether it sees the user's own packages.
         warnings: What was mended, and what could not be.
+        compiled: Whether all its bytecode is there; taken for granted.
     """
 
     environment: str
@@ -66,6 +75,7 @@ class Prepared:
     lease: Lease | None
     user_site: bool
     warnings: tuple[str, ...] = ()
+    compiled: bool = True
 
 
 def named(name: str, given: str | None) -> str | None:
@@ -161,36 +171,72 @@ def mend(found: Found, watch: Watcher) -> tuple[str, ...]:
     )
 
 
-def command_environment(
-    result: Runnable, variables: Mapping[str, str], *, user_site: bool = False
-) -> dict[str, str]:
-    """Return the environment variables for a command that runs in a linked environment.
+def command_environment(result: Runnable, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return all environment variables for a command that runs in a linked environment.
 
     Args:
         result: The linked environment.
         variables: Those of the caller.
-        user_site: Whether it sees the user's own packages.
     """
     kept = {name: value for name, value in variables.items() if name != "PYTHONHOME"}
-    path = f"{result.environment}/bin"
-    if variables.get("PATH"):
-        path += os.pathsep + variables["PATH"]
-    # Resolving did not see the user's site; with it, other versions might come first.
-    own = {} if user_site else {"PYTHONNOUSERSITE": "1"}
-    return (
-        kept
-        | own
-        | {
-            "PATH": path,
-            "VIRTUAL_ENV": result.environment,
-            "QUARTO_PYTHON": result.python,
-            # A kernelspec in the user's own directory would otherwise come before the environment's.
-            "JUPYTER_PREFER_ENV_PATH": "1",
-        }
-    )
+    return kept | {
+        name: value for name, value in changed_variables(result, variables).items() if name != "PYTHONHOME"
+    }
 
 
-def replace_process(result: Runnable, command: Sequence[str], *, user_site: bool = False) -> NoReturn:
+def changed_variables(result: Runnable, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return those environment variables that a command in a linked environment needs otherwise than the caller has.
+
+    Args:
+        result: The linked environment.
+        variables: Those of the caller.
+    """
+    changed = _of_python(f"{result.environment}/bin", result.python, variables)
+    changed["VIRTUAL_ENV"] = result.environment
+    if not result.user_site:
+        # Resolving did not see the user's site; with it, other versions might come first.
+        changed["PYTHONNOUSERSITE"] = "1"
+    if not result.compiled and os.geteuid() == 0:
+        # Root's pycs would go into sealed entries, before those that are being compiled.
+        changed["PYTHONDONTWRITEBYTECODE"] = "1"
+    cache, name = variables.get("JUPYTERCACHE"), os.path.basename(result.environment)
+    if cache and os.path.basename(cache.rstrip("/")) != name:
+        # What is cached is found by the code of a document alone, whatever packages it ran with.
+        changed["JUPYTERCACHE"] = os.path.join(cache, name)
+    return changed
+
+
+def base_variables(python: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the same for a command that runs on an interpreter in the place of an environment.
+
+    Args:
+        python: The absolute path of the interpreter.
+        variables: Those of the caller.
+    """
+    changed = _of_python(os.path.dirname(python), python, variables)
+    prefix = os.path.dirname(os.path.dirname(python))
+    if os.path.exists(f"{prefix}/pyvenv.cfg"):
+        changed["VIRTUAL_ENV"] = prefix
+    elif variables.get("VIRTUAL_ENV"):
+        changed["VIRTUAL_ENV"] = ""
+    return changed
+
+
+def _of_python(directory: str, python: str, variables: Mapping[str, str]) -> dict[str, str]:
+    path = variables.get("PATH")
+    changed = {
+        "PATH": f"{directory}{os.pathsep}{path}" if path else directory,
+        "QUARTO_PYTHON": python,
+        # A kernelspec in the user's own directory would otherwise come before the environment's.
+        "JUPYTER_PREFER_ENV_PATH": "1",
+    }
+    if variables.get("PYTHONHOME"):
+        # To Python, an empty one is none; it would be another Python's standard library.
+        changed["PYTHONHOME"] = ""
+    return changed
+
+
+def replace_process(result: Runnable, command: Sequence[str]) -> NoReturn:
     """Become the command (execve(2)); the lease goes with it, through its descriptor.
 
     An environment of ours has no ``pip`` of its own, and the next one on PATH would change somebody else's packages:
@@ -200,7 +246,7 @@ def replace_process(result: Runnable, command: Sequence[str], *, user_site: bool
         UsageError: There is no such command, or it cannot be executed.
     """
     _let_inherit(result)
-    variables = command_environment(result, os.environ, user_site=user_site)
+    variables = command_environment(result, os.environ)
     command = _command_line(result, command)
     # Python ignores these; the command expects them as they usually are.
     usual = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
@@ -213,16 +259,13 @@ def replace_process(result: Runnable, command: Sequence[str], *, user_site: bool
             signal.signal(number, handler)
 
 
-def stay_beside(
-    result: Runnable, command: Sequence[str], then: Callable[[bytes], object], *, user_site: bool = False
-) -> int:
+def stay_beside(result: Runnable, command: Sequence[str], then: Callable[[bytes], object]) -> int:
     """Run the command beside us, and end as it did; see ``supervise``.
 
     Args:
         result: The environment.
         command: What to run, as for ``replace_process``.
         then: Called with the end of its stderr, if it fails.
-        user_site: Whether the environment sees the user's own packages.
 
     Returns:
         The exit code; where a signal ended the command, it ends us as well.
@@ -233,7 +276,7 @@ def stay_beside(
     from vrfstore.runner import supervise  # noqa: PLC0415 - only where it is asked for
 
     _let_inherit(result)
-    variables = command_environment(result, os.environ, user_site=user_site)
+    variables = command_environment(result, os.environ)
     command = _command_line(result, command)
     try:
         ended = supervise.supervise(

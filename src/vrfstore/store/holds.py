@@ -18,6 +18,9 @@ __all__ = ["hold", "shard"]
 _POLL = 0.02
 """Seconds between attempts."""
 
+_ATTEND = 0.25
+"""Seconds between two calls of ``attend``."""
+
 
 def shard(kind: str, digest: str) -> str:
     """Return the name of the hold for one digest: 4,096 files a kind, so that they need no collector.
@@ -34,6 +37,7 @@ def hold(
     timeout: float | None = None,
     on_wait: Callable[[], None] | None = None,
     stopped: Callable[[], bool] | None = None,
+    attend: Callable[[], None] | None = None,
 ) -> Iterator[None]:
     """Hold the file at ``path`` exclusively, across threads and processes.
 
@@ -42,6 +46,7 @@ def hold(
         timeout: Seconds to wait; ``None`` for as long as it takes, 0 for not at all.
         on_wait: Called once, when somebody else is found to hold it.
         stopped: Asked while waiting whether that has become pointless.
+        attend: Called at once and a few times a second while waiting; what it raises ends that.
 
     Raises:
         BusyError: Somebody else still holds it, or waiting was stopped.
@@ -52,10 +57,14 @@ def hold(
     try:
         deadline = None if timeout is None else time.monotonic() + timeout
         waiting = False
+        attended = 0.0
         while not lock_descriptor(descriptor, blocking=False):
             if not waiting and on_wait is not None:
                 on_wait()
             waiting = True
+            if attend is not None and time.monotonic() - attended >= _ATTEND:
+                attend()
+                attended = time.monotonic()
             over = deadline is not None and time.monotonic() >= deadline
             if over or (stopped is not None and stopped()):
                 raise BusyError(f"somebody else holds {os.path.basename(path)}")

@@ -22,7 +22,7 @@
       holds/                          files that are only ever locked, never removed
       gc/                             run (hold), condemned or spare, ballast, repaired
       tmp/<id>.<random>               files on their way to a name
-      logs/                           the resolver's own words, the compiler's
+      logs/                           the resolver's own words, the compiler's; audit.log
       repairs/<entry>.json            what a repair has yet to do
 
 In ``entries/`` and ``environments/`` a name that begins with a dot is not published: ``.new-<id>.<random>``
@@ -111,6 +111,16 @@ class Layout:
     def repaired(self) -> str:
         """An empty file; its change time is when an entry was last exchanged for a sound one."""
         return f"{self.root}/gc/repaired"
+
+    @property
+    def audit(self) -> str:
+        """What was asked of a closed gate (``runner.gate``); not taken by age, as other logs are."""
+        return f"{self.root}/logs/audit.log"
+
+    @property
+    def audit_before(self) -> str:
+        """The one before, which was put aside when it was large."""
+        return f"{self.audit}.1"
 
     def record(self, environment: str) -> str:
         """The record of the environment with this directory name; its mtime is the last use."""

@@ -53,6 +53,7 @@ __all__ = [
     "LeaseRecord",
     "is_free",
     "read",
+    "session_name",
     "take",
     "take_for_process",
     "take_until",
@@ -237,6 +238,11 @@ def _put(layout: Layout, identity: str, name: str, expires: float) -> Lease:
     path = layout.of("leases", name)
     fs.write_file(path, b"")
     return Lease(identity, path, expires=expires)
+
+
+def session_name(identity: str) -> str:
+    """Return the name of a held lease that protects no environment, such as that of a session."""
+    return f"held.{identity}.{_NOTHING}"
 
 
 def is_free(path: str) -> bool:

@@ -35,7 +35,7 @@ def read_request(layout: Layout, digest: str) -> RequestMemo | None:
     return None
 
 
-def write_input(
+def write_input(  # noqa: PLR0913 - all but three by keyword
     layout: Layout,
     lease: Lease,
     digest: str,
@@ -45,6 +45,8 @@ def write_input(
     own: dict[str, str],
     stats: dict[str, str],
     until: int = 0,
+    size: int = 0,
+    resolved_at: int = 0,
 ) -> None:
     """Put the memo of an input in place of any older one; ``runner.hit`` reads it.
 
@@ -57,6 +59,8 @@ def write_input(
         own: For each path below the environment that tells of changes by hand, its ``fs.stat_token``.
         stats: For each path that had a say (interpreter, site directories, configuration) its ``fs.stat_token``.
         until: When what it resolved to is stale, seconds since the epoch; 0 for never.
+        size: Bytes of the entries that it links to; to be told, like the next, and not needed for a hit.
+        resolved_at: When that was found out, seconds since the epoch; 0 where nothing had to be.
     """
     value = {
         "schema": MEMO_SCHEMA,
@@ -65,6 +69,8 @@ def write_input(
         "own": own,
         "stats": stats,
         "until": until,
+        "size": size,
+        "resolved_at": resolved_at,
     }
     replace(layout, lease, layout.of("inputs", f"{digest}.json"), codec.dumps(value))
 

@@ -244,9 +244,11 @@ class Store:
         digest: Digest,
         on_wait: Callable[[], None] | None = None,
         stopped: Callable[[], bool] | None = None,
+        attend: Callable[[], None] | None = None,
     ) -> contextlib.AbstractContextManager[None]:
         """Hold the making of one entry, so that it is fetched and unpacked once. Never hold two at a time."""
-        return hold(self.layout.of("holds", shard("entry", digest)), on_wait=on_wait, stopped=stopped)
+        path = self.layout.of("holds", shard("entry", digest))
+        return hold(path, on_wait=on_wait, stopped=stopped, attend=attend)
 
     def ingest_held(
         self,
@@ -509,10 +511,18 @@ class Store:
         raise AssertionError
 
     @contextlib.contextmanager
-    def hold_request(self, digest: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    def hold_request(
+        self, digest: str, on_wait: Callable[[], None], attend: Callable[[], None] | None = None
+    ) -> Iterator[None]:
         """Hold the resolving of one request, so that it is resolved once however many ask."""
-        with hold(self.layout.of("holds", shard("request", digest)), on_wait=on_wait):
+        with hold(self.layout.of("holds", shard("request", digest)), on_wait=on_wait, attend=attend):
             yield
+
+    def hold_building(
+        self, key: str, on_wait: Callable[[], None], attend: Callable[[], None]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Hold the fetching of all that an environment needs. Only before any hold of an entry, a request or it."""
+        return hold(self.layout.of("holds", shard("building", key)), on_wait=on_wait, attend=attend)
 
     @contextlib.contextmanager
     def hold_environment(self, key: str) -> Iterator[None]:

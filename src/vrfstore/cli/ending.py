@@ -1,0 +1,97 @@
+"""How a command ends that is told to, or that takes too long: as an error like any other, with an answer.
+
+A signal becomes an exception in the main thread, as Ctrl-C does. So processes that were started are ended, what is
+half-way is dropped, and whoever asked for JSON gets an object.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from vrfstore.requirements.budget import Budget, Caps
+
+__all__ = ["TerminatedError", "deadline", "terminable"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+_GRACE = 0.25
+"""Seconds that steps have which look at the clock themselves, and stop in better order."""
+
+
+class TerminatedError(BaseException):
+    """A signal told us to end. Like KeyboardInterrupt nobody catches it who only wants to go on.
+
+    Attributes:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let signals that end a process raise ``TerminatedError`` here; what is ignored stays so (nohup(1)).
+
+    Whatever else somebody has them do (a tool that measures us) waits until then. The second one ends it at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        raise TerminatedError(number)
+
+    # None is what was not set from Python, and what Python cannot set again.
+    before = {number: found for number in _SIGNALS if (found := signal.getsignal(number)) is not None}
+    ours = [number for number, found in before.items() if found is not signal.SIG_IGN]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            if signal.getsignal(number) is end:
+                signal.signal(number, before[number])
+
+
+@contextmanager
+def deadline(seconds: float | None) -> Iterator[None]:
+    """End what is done inside when its time is over, whatever it is: waiting, a hanging interpreter, a file system.
+
+    Most steps look at the clock themselves; this is for those that cannot.
+
+    Args:
+        seconds: How long it may take; None for as long as it takes.
+
+    Raises:
+        CapError: It takes longer (``max-time``).
+    """
+    if (
+        seconds is None
+        or threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        del number, frame
+        raise Budget(Caps(seconds=seconds)).out_of_time()
+
+    signal.signal(signal.SIGALRM, end)
+    try:
+        # Beyond some years setitimer(2) refuses.
+        signal.setitimer(signal.ITIMER_REAL, min(seconds + _GRACE, threading.TIMEOUT_MAX))
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)

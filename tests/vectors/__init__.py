@@ -1,0 +1,1 @@
+"""Test vectors of docs/on-disk-contract.md."""
