@@ -189,8 +189,12 @@ class Download:
         if answer.length_remaining is None or answer.length_remaining > _SMALL_BODY:
             answer.close()
         else:
-            while data := self._read(answer, pace):
-                self._source.budget.receive(len(data))
+            try:
+                while data := self._read(answer, pace):
+                    self._source.budget.receive(len(data))
+            except BaseException:
+                answer.close()
+                raise
         answer.release_conn()
 
     def _read(self, answer: urllib3.BaseHTTPResponse, pace: Pace) -> bytes:

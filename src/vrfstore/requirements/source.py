@@ -210,7 +210,11 @@ class Source:
         answer = once(who)
         if answer.status != _UNAUTHORIZED or not known:
             return answer
-        other = self._credentials.instead_of(who, url)
+        try:
+            other = self._credentials.instead_of(who, url)
+        except BaseException:
+            answer.close()
+            raise
         if other is None:
             return answer
         # Its connection is not worth reading for: the answer may be of any length.
