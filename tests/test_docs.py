@@ -12,10 +12,12 @@ from pathlib import Path
 from textwrap import dedent
 from xml.etree import ElementTree as ET
 
+import click
 import pytest
 
 from support.index import Index
 from support.wheels import WheelSpec
+from vrfstore.cli.application import application
 from vrfstore.runner import configuration
 
 ROOT = Path(__file__).parent.parent
@@ -137,6 +139,25 @@ def test_no_command_hides_in_another_block() -> None:
         for guide, body in blocks(language):
             hidden = [line for line in body.splitlines() if re.match(r"(\$ |# |sudo )?vrfstore [a-z]", line)]
             assert not hidden, f"{guide.relative_to(ROOT)}: {hidden[0]}"
+
+
+def test_every_command_within_a_sentence_exists_with_its_options() -> None:
+    named = [
+        (guide, words.split())
+        for guide in GUIDES
+        for words in re.findall(r"`vrfstore ([a-z][^`]*)`", BLOCK.sub("", guide.read_text()))
+    ]
+    assert len(named) > 20
+    for guide, words in named:
+        command: click.Command | None = application
+        ours = words[: words.index("--")] if "--" in words else words
+        while ours and isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), ours.pop(0))
+        assert command is not None, f"{guide.relative_to(ROOT)}: {' '.join(words)}"
+        options = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+        assert {word for word in ours if word[0] == "-"} <= options, (
+            f"{guide.relative_to(ROOT)}: {' '.join(words)}"
+        )
 
 
 def test_every_program_that_is_shown_runs(project: Path) -> None:
