@@ -334,8 +334,8 @@ class Machine(RuleBasedStateMachine):
         live, dead = self.model.live(rules), self.model.dead(replace(rules, budget=False))
         last_to_go = self.model.dead(rules)
         absent = set(self._places("absent"))
-        # On day 0 they may just be being made, for all that gc can tell.
-        half_made = list(self._places("half made")) if self.model.today else []
+        # On the day that they began, and on any before it, they may just be being made, for all that gc can tell.
+        half_made = list(self._places("half made")) if self.model.today > 0 else []
         expected = sweep.preview(self.store, policy)
         report = sweep.collect(self.store, policy)
         self._observe()
