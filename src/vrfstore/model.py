@@ -395,6 +395,8 @@ class EntryPlan:
         members: Of a composite, the directory names of the entries that it is made of; else empty.
         claimed: Where only an archive says that this is what the wheel unpacks to: a digest of all its files.
             Such an entry serves nobody but who asks for this very claim.
+        shared: Where its files are links: the absolute path of the entry in a shared store that they lead to
+            (``store.shared``). It serves nobody but who asks for that store.
     """
 
     reference: EntryReference
@@ -408,8 +410,11 @@ class EntryPlan:
     libraries: Libraries = Libraries({})
     members: tuple[str, ...] = ()
     claimed: str = ""
+    shared: str = ""
 
     @property
     def identity(self) -> str:
-        """What an environment key covers of an entry: its digest, and the claim if it is only claimed."""
+        """What an environment key covers of an entry: its digest, and the claim or the shared store if there is one."""
+        if self.shared:
+            return f"{self.reference.digest}@{self.shared}"
         return f"{self.reference.digest}~{self.claimed}" if self.claimed else self.reference.digest

@@ -348,7 +348,7 @@ class _Heal:
             if path in files:
                 fs.write_file(temporary, files[path])
             elif path in copies:
-                fs.copy_file(f"{root}/{now.sources[path]}", temporary)
+                fs.copy_file(f"{root}/{now.sources[path]}", temporary, follow=True)
             else:
                 fs.hard_link(f"{root}/{now.sources[path]}", temporary, place=place)
             fs.rename(temporary, place)
