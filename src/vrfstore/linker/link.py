@@ -30,8 +30,8 @@ def environment_key(
     """Return what names the environment of these wheels: equal sets give equal keys, whoever asked how.
 
     Args:
-        identities: ``EntryPlan.identity`` of each, in any order; its digest, for a wheel that is neither a mere claim nor
-            borrowed.
+        identities: ``EntryPlan.identity`` of each, in any order; of a usual wheel, which is neither a mere claim nor
+            borrowed, its digest.
         interpreter: The base.
         options: As ``plan.settled`` returns them.
     """

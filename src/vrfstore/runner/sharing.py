@@ -1,7 +1,8 @@
 """Which shared store is asked for, and what follows where it cannot be used (docs/sharing.md).
 
-The command line says it, else ``$VRFSTORE_SHARED_STORE``, else ``vrfstore.toml``. A shared store is a convenience: one that
-is not there, cannot be read or is of another format lends nothing, which is said each time, and changes nothing else.
+The command line says it, else ``$VRFSTORE_SHARED_STORE``, else ``vrfstore.toml``. A shared store is a convenience: one
+that is not there, cannot be read or is of another format lends nothing. That is said each time, and nothing else
+changes.
 """
 
 from __future__ import annotations
