@@ -640,10 +640,10 @@ class _Scan:
             self.tree.links[place] = inside
         elif _is_within(end, self._real):
             self.tree.links[place] = _relative(end[len(self._real) + 1 :], place)
-        elif _is_within(end, self._store) or self._was_ours(target):
-            self._behind(source, place, end)
         elif borrower := self._borrower_of(end):
             self._take(end, place, borrower)
+        elif _is_within(end, self._store) or self._was_ours(target):
+            self._behind(source, place, end)
         else:
             self.tree.links[place] = target
             self.tree.warnings.append(f"{place} is a link to {target}; it was not followed")
