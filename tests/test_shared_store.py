@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +453,21 @@ def test_what_is_half_there_is_not_taken_from_there(site: Site) -> None:
     assert litter(site.own) == []
 
 
+@pytest.mark.parametrize("strange", ["../../x", "/etc/x", "site-packages/../../x", "site-packages//x"])
+def test_nothing_is_made_elsewhere_whatever_a_shared_store_says(site: Site, strange: str) -> None:
+    path = site.entry(site.shared, "pear") / "manifest.json"
+    manifest = site.shared.manifest(path.parent.name)
+    first, *rest = manifest.files
+    path.parent.chmod(OPEN)
+    path.unlink()
+    path.write_bytes(codec.dumps(replace(manifest, files=(replace(first, path=strange), *rest)).to_json()))
+    result = site.link()
+    (warning,) = result.warnings
+    assert strange in warning
+    assert [package.shared for package in result.packages] == [False, False]
+    assert litter(site.own) == []
+
+
 def test_an_entry_that_is_marked_as_damaged_later_is_no_hit(site: Site) -> None:
     first = site.link()
     marked(site.entry(site.shared, "pear") / "plan.json")
@@ -633,6 +648,29 @@ def test_what_is_about_to_be_borrowed_is_not_taken_back(site: Site) -> None:
     assert list(box.iterdir()) == []
 
 
+def test_a_place_for_registrations_that_comes_later_is_used_from_the_next_gc_on(site: Site) -> None:
+    site.link(root="stays")
+    box = site.open_clients()
+    assert site.link().status == "hit"
+    assert list(box.iterdir()) == []
+    sweep.collect(site.own, EVERYTHING)
+    assert len(list(box.iterdir())) == 1
+    assert site.collect_shared() == ["bottom", "orchard_fig"]
+
+
+def test_what_was_told_to_a_store_that_is_away_is_not_forgotten(site: Site) -> None:
+    box = site.open_clients()
+    site.link()
+    os.rename(site.shared.root, f"{site.shared.root}.away")
+    sweep.collect(site.own, EVERYTHING)
+    assert clients.lenders(site.own.layout) == {site.shared.root}
+    os.rename(f"{site.shared.root}.away", site.shared.root)
+    assert len(list(box.iterdir())) == 1
+    sweep.collect(site.own, EVERYTHING)
+    assert list(box.iterdir()) == []
+    assert clients.lenders(site.own.layout) == frozenset()
+
+
 def test_two_stores_that_borrow_do_not_forget_each_other(site: Site, tmp_path: Path) -> None:
     box = site.open_clients()
     other = Store.open(tmp_path / "other")
@@ -640,8 +678,8 @@ def test_two_stores_that_borrow_do_not_forget_each_other(site: Site, tmp_path: P
     site.link("pear\n", store=other)
     # A copy has the id of what it is a copy of.
     shutil.copytree(other.root, tmp_path / "third", symlinks=True)
-    site.link("pear\n# third\n", store=tmp_path / "third")
-    assert len(list(box.iterdir())) in {2, 3}
+    site.link("pear\n", store=tmp_path / "third", policy=Wanted(refresh=True))
+    assert len(list(box.iterdir())) == 3
     sweep.collect(site.own, EVERYTHING)
     assert site.collect_shared() == ["bottom", "orchard_fig"]
 
@@ -703,6 +741,40 @@ def test_who_has_registered_before_the_list_is_read_again_keeps_it(
     (result,) = results
     assert [package.shared for package in result.packages] == [True]
     assert says(result.python, "import pear; print(pear.ripe)") == "True"
+
+
+def test_an_environment_of_ones_own_is_healed_when_what_it_borrows_is_gone(
+    site: Site, tmp_path: Path
+) -> None:
+    place = tmp_path / "env"
+    result = site.link("apple\nbottom\n", into=place)
+    site.collect_shared()
+    checked = site.command("env", "check", place)
+    assert checked.code == 23
+    assert "pear 1.5 is gone from the store" in checked.out
+    assert site.command("env", "heal", place).code == 0
+    assert says(result.python, "import apple, bottom, pips; print(pips.count, apple.pear.ripe)") == "5 True"
+    assert site.command("env", "check", place).code == 0
+
+
+def test_linking_again_brings_an_environment_of_ones_own_over_to_what_is_there(
+    site: Site, tmp_path: Path
+) -> None:
+    place = tmp_path / "env"
+    site.link("apple\nbottom\n", into=place)
+    site.collect_shared()
+    result = site.link("apple\nbottom\n", into=place)
+    assert {package.shared for package in result.packages} == {False}
+    assert says(result.python, "import apple, bottom, pips; print(pips.count, apple.pear.ripe)") == "5 True"
+
+
+def test_an_environment_that_is_named_is_not_said_to_be_well_without_what_it_borrows(site: Site) -> None:
+    name = os.path.basename(site.link().environment)
+    site.collect_shared()
+    assert site.command("env", "check", name).code == 23
+    healed = site.command("env", "heal", name)
+    assert healed.code == 23
+    assert "link its requirements again: what it borrows is gone from the shared store" in healed.out
 
 
 # --- users, kills and what doctor says

@@ -3,7 +3,7 @@
 ::
 
     <shared store>/clients/<client>.json     written by the store that borrows, read by the gc of the one that lends
-    <own store>/shared.json                  which shared stores have one from us
+    <own store>/shared.json                  the shared stores that we borrow from
 
 ``clients/`` is a drop box: whoever runs the shared store makes it, with mode 1777 as /tmp has, and nothing else in that
 store may be written by others. Where it is not there or may not be written, nothing is left, and nobody's gc knows of
@@ -97,11 +97,11 @@ def register(own: Layout, shared: Layout, entries: Collection[str]) -> bool:
     path = _path(own, shared)
     if _told(path).issuperset(entries):
         return True
-    if not is_open(shared):
-        return False
     with hold(own.of("holds", _HOLD)):
         # First the note: after a kill the next gc looks there in vain, and nothing is forgotten.
         _note(own, {*lenders(own), shared.root})
+        if not is_open(shared):
+            return False
         try:
             _write(own, path, _told(path).union(entries))
         except OSError as error:
@@ -112,7 +112,7 @@ def register(own: Layout, shared: Layout, entries: Collection[str]) -> bool:
 
 
 def renew(own: Store) -> None:
-    """Take back from shared stores what we do not refer to any more. One that cannot be reached is left as it is.
+    """Let shared stores know what we refer to now, and nothing else. One that cannot be reached is left as it is.
 
     Raises:
         OSError: Our own store cannot be read.
@@ -130,39 +130,34 @@ def renew(own: Store) -> None:
         if None in leased:
             return
         digests = {digest for found in leased for digest in found or ()}
-        left = set()
-        for root in lenders(layout):
-            with contextlib.suppress(OSError, ValueError):
-                if _renew(layout, root, borrowed, digests):
-                    continue
-            left.add(root)
-        if left != lenders(layout):
-            _note(layout, left)
+        left = {root for root in lenders(layout) if _is_needed(layout, Layout(root), borrowed, digests)}
+        _note(layout, left)
 
 
-def _renew(layout: Layout, root: str, borrowed: Collection[str], leased: Collection[str]) -> bool:
-    """Write the registration in one shared store anew; returns whether none is needed there any more."""
-    shared = Layout(root)
-    path = _path(layout, shared)
-    told = _told(path)
-    # A mount that is away looks like this too.
+def _is_needed(own: Layout, shared: Layout, borrowed: Collection[str], leased: Collection[str]) -> bool:
+    """Write the registration in one shared store anew; returns whether there is anything to look after there."""
+    prefix = f"{shared.of('entries')}/"
+    wanted = {place.removeprefix(prefix) for place in borrowed if place.startswith(prefix)}
     if not os.path.isdir(shared.of(_PART)):
-        return False
-    kept = {
-        name
-        for name in told
-        if shared.of("entries", name) in borrowed
-        or any(digest.startswith(name.partition("-")[0]) for digest in leased)
-    }
-    if not kept:
-        fs.remove_file(path)
-    elif kept != told:
-        _write(layout, path, kept)
-    return not kept
+        # Where the whole store is out of reach, we may be registered there.
+        return bool(wanted) or not os.path.exists(shared.marker)
+    with contextlib.suppress(OSError):
+        path = _path(own, shared)
+        told = _told(path)
+        # Whoever has leased a wheel may be about to borrow it.
+        wanted |= {
+            name for name in told if any(digest.startswith(name.partition("-")[0]) for digest in leased)
+        }
+        if not wanted:
+            fs.remove_file(path)
+        elif wanted != told:
+            _write(own, path, wanted)
+        return bool(wanted)
+    return True
 
 
 def lenders(own: Layout) -> frozenset[str]:
-    """Return the roots of the shared stores that may have a registration of ours."""
+    """Return the roots of the shared stores that we borrow from, or may have a registration in."""
     try:
         return frozenset(map(codec.text, codec.loads(fs.read_file(own.lenders))))
     except (OSError, ValueError, TypeError):
@@ -175,10 +170,10 @@ def _note(own: Layout, roots: Collection[str]) -> None:
 
 
 def _path(own: Layout, shared: Layout) -> str:
-    """Return where our registration is: by our store's id, and by its place, since a copy of it has the same id."""
+    """Return where our registration is: by our store's id, by its place, since a copy has the same id, and by user."""
     marker = codec.loads(fs.read_file(own.marker))
     place = codec.hexdigest(os.fsencode(os.path.realpath(own.root)))
-    return shared.of(_PART, f"{codec.text(marker['id'])}-{place[:16]}{_SUFFIX}")
+    return shared.of(_PART, f"{codec.text(marker['id'])}-{place[:16]}-{os.geteuid()}{_SUFFIX}")
 
 
 def _told(path: str) -> frozenset[str]:

@@ -33,7 +33,7 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.manifest import Manifest, StoredFile
 from vrfstore.store.store import Store
 
-__all__ = ["Borrowed", "SharedStore"]
+__all__ = ["Borrowed", "SharedStore", "is_lost"]
 
 _FILE = 0o444
 
@@ -51,6 +51,11 @@ class Borrowed:
     plans: Mapping[Digest, EntryPlan] = field(default_factory=dict)
     tokens: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+def is_lost(plan: EntryPlan) -> bool:
+    """Whether an entry is borrowed, and what it leads to is not there any more, or out of reach."""
+    return bool(plan.shared) and not os.path.exists(f"{plan.shared}/plan.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,11 @@ class SharedStore:
                     f"{what} is not taken from the shared store {self.store.root}: {error.message}"
                 )
                 continue
-            if plan is not None:
+            # A store of somebody else's may say anything; what we make is called after what we want.
+            if plan is not None and (plan.reference.name, plan.reference.version) == (
+                wheel.name,
+                wheel.version,
+            ):
                 yield plan
 
     def _borrowed(self, own: Store, lease: Lease, theirs: EntryPlan) -> EntryPlan:
@@ -185,7 +194,7 @@ def _read(store: Store, theirs: EntryPlan, ours: EntryPlan) -> _Loan:
     """
     directory = theirs.reference.directory
     try:
-        manifest = store.manifest(directory)
+        manifest = _manifest(store, directory)
         # What is ready-made is small, and scripts among it go by where they are.
         contents = {
             file.path: _content(ours.shared, file)
@@ -213,6 +222,14 @@ def _read(store: Store, theirs: EntryPlan, ours: EntryPlan) -> _Loan:
         links={path: f"{ours.shared}/{path}" for path in pycs},
         records=records,
     )
+
+
+def _manifest(store: Store, directory: str) -> Manifest:
+    manifest = store.manifest(directory)
+    for path in (*manifest.links, *(file.path for file in manifest.files)):
+        if {"", ".", ".."}.intersection(path.split("/")):
+            raise StoreDamagedError(f"the manifest names {path!r}")
+    return manifest
 
 
 def _content(place: str, file: StoredFile) -> bytes:
