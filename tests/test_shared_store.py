@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 import vrfstore
-from support.commands import Command, Ended
+from support.commands import Command, Ended, check_link
 from support.crash import LOCK, NOBODY, as_nobody, base, each_kill, litter
 from support.elf import elf_bytes
 from support.index import Index
+from support.node import ask
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import codec, fs
 from vrfstore.cli import quick
@@ -315,6 +316,30 @@ def test_the_second_call_is_a_hit_by_every_way(site: Site, monkeypatch: pytest.M
     assert vrfstore.link(site.requirements, store=site.own).python == first.python
 
 
+def test_the_node_client_finds_the_same_and_notices_the_same(site: Site, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    asked = {"store": site.own.root, "python": default_executable(), "lease": 0}
+    over = {**asked, "sharedStore": site.shared.root}
+
+    def started(**options: Any) -> tuple[str, bool]:
+        said = ask(scratch, site.requirements, **options)
+        assert said.failure == {}
+        check_link(said.answer)
+        return said.answer["python"], bool(said.started)
+
+    first = site.link(python=default_executable())
+    assert started(**over) == (first.python, False)
+    strict, asked_command = started(**asked)
+    assert asked_command
+    assert strict != first.python
+    assert started(**asked) == (strict, False)
+    site.collect_shared()
+    again, asked_command = started(**over)
+    assert asked_command
+    assert again == strict
+
+
 def test_an_environment_is_shared_only_with_those_who_ask_for_that_store(site: Site) -> None:
     over = site.link()
     strict = site.link(shared_store=None)
@@ -423,6 +448,9 @@ def test_a_shared_store_that_cannot_be_used_lends_nothing_and_that_is_said_each_
         assert warning.startswith(f"the shared store {site.shared.root} is not used: ")
         assert [package["store"] for package in done.document["packages"]] == ["own", "own"]
     assert site.quick("--shared-store", site.shared.root) is None
+    site.requirements.write_text("orchard-fig\n")
+    refused = site.command("link", "--no-install", "--shared-store", site.shared.root, site.requirements)
+    assert refused.code == 12
 
 
 def test_an_environment_over_a_store_that_went_away_is_linked_anew_from_ones_own(site: Site) -> None:
@@ -511,6 +539,20 @@ def test_no_command_on_ones_own_store_changes_a_byte_of_the_shared_one(site: Sit
             done = site.command(*words)
             assert done.code in {0, 23}, (words, done)
     assert site.names(own) == []
+
+
+def test_no_link_leads_to_a_directory_of_the_shared_store(site: Site) -> None:
+    result = site.link("apple\nbottom\norchard-fig\n")
+    links = [path for path in Path(site.own.root).rglob("*") if path.is_symlink()]
+    ends = [path.resolve() for path in links if path.resolve().is_relative_to(site.shared.root)]
+    assert len(ends) > 5
+    assert all(end.is_file() for end in ends)
+    with untouched(site.shared.root):
+        # Only root could.
+        package = Path(says(result.python, "import pips; print(pips.__path__[0])"))
+        package.resolve().chmod(OPEN)
+        (package / "added.py").write_text("x = 1\n")
+        (package / "__init__.py").unlink()
 
 
 def test_the_bytes_of_the_shared_store_are_not_counted_here(site: Site) -> None:

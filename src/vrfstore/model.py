@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
 from vrfstore.errors import UsageError
 
 __all__ = [
+    "Borrowed",
     "Digest",
     "EntryPlan",
     "EntryReference",
@@ -418,3 +419,18 @@ class EntryPlan:
         if self.shared:
             return f"{self.reference.digest}@{self.shared}"
         return f"{self.reference.digest}~{self.claimed}" if self.claimed else self.reference.digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Borrowed:
+    """What a shared store has lent (``store.shared``).
+
+    Attributes:
+        plans: Our entries, by the digest of their wheel.
+        tokens: What tells that all of it is still there, by path (``fs.stat_token``).
+        warnings: Why something was not lent that might have been, in words.
+    """
+
+    plans: Mapping[Digest, EntryPlan] = field(default_factory=dict)
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

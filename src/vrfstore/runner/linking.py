@@ -23,6 +23,7 @@ from vrfstore.linker.link import environment_key
 from vrfstore.linker.link import link as link_environment
 from vrfstore.linker.plan import Merge, settled
 from vrfstore.model import (
+    Borrowed,
     Digest,
     EntryPlan,
     EntryReference,
@@ -49,7 +50,6 @@ from vrfstore.store.building import Building
 from vrfstore.store.bytecode import is_compiled
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
-from vrfstore.store.shared import Borrowed
 from vrfstore.store.store import Store
 
 if TYPE_CHECKING:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from vrfstore.errors import StoreError, UsageError
 from vrfstore.store.layout import Layout
-from vrfstore.store.shared import SharedStore
+
+if TYPE_CHECKING:
+    from vrfstore.store.shared import SharedStore
 
 __all__ = ["asked", "identity", "opened"]
 
@@ -56,6 +59,8 @@ def opened(root: str | None) -> tuple[SharedStore | None, tuple[str, ...]]:
     """Return the shared store at a path from ``asked``, if there is one to use, and else why not, in words."""
     if not root:
         return None, ()
+    from vrfstore.store.shared import SharedStore  # noqa: PLC0415 - most links share nothing
+
     try:
         return SharedStore.open(root), ()
     except (StoreError, OSError) as error:

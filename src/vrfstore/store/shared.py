@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError, StoreError
-from vrfstore.model import Digest, EntryPlan, LockedWheel
+from vrfstore.model import Borrowed, Digest, EntryPlan, LockedWheel
 from vrfstore.store import bytecode, clients, condemned, modules
 from vrfstore.store.entry_plan import plan_to_json
 from vrfstore.store.layout import BYTECODE
@@ -33,24 +33,9 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.manifest import Manifest, StoredFile
 from vrfstore.store.store import Store
 
-__all__ = ["Borrowed", "SharedStore", "is_lost"]
+__all__ = ["SharedStore", "is_lost"]
 
 _FILE = 0o444
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Borrowed:
-    """What a shared store has lent.
-
-    Attributes:
-        plans: Our entries, by the digest of their wheel.
-        tokens: What tells that all of it is still there, by path (``fs.stat_token``).
-        warnings: Why something was not lent that might have been, in words.
-    """
-
-    plans: Mapping[Digest, EntryPlan] = field(default_factory=dict)
-    tokens: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
 
 def is_lost(plan: EntryPlan) -> bool:
