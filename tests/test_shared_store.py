@@ -18,7 +18,7 @@ import pytest
 
 import vrfstore
 from support.commands import Command, Ended, check_link
-from support.crash import LOCK, NOBODY, as_nobody, base, each_kill, litter
+from support.crash import LOCK, NOBODY, as_nobody, base, each_kill, litter, together
 from support.elf import elf_bytes
 from support.index import Index
 from support.node import ask
@@ -870,6 +870,26 @@ def test_an_ordinary_user_borrows_of_root(site: Site, tmp_path: Path, *, box: bo
     assert module.read_text() == "ripe = True\n"
     assert os.lstat(module).st_uid == NOBODY
     assert ("pear" in site.collect_shared()) == (not box)
+
+
+def test_many_who_borrow_the_same_at_once_have_one_entry(site: Site) -> None:
+    site.open_clients()
+    pear, fig = (locked(site.shared, site.entry(site.shared, name).name) for name in ("pear", "orchard_fig"))
+
+    def both() -> list[str]:
+        return [borrowed(site.shared, site.own, wheel).reference.directory for wheel in (pear, fig)]
+
+    assert len({tuple(found) for found in together(*[both] * 4)}) == 1
+    assert site.names(site.own) == ["orchard_fig", "pear"]
+    assert site.collect_shared() == ["bottom"]
+    assert litter(site.own) == []
+
+
+def test_where_nobody_can_tell_what_is_being_collected_nothing_is_lent(site: Site) -> None:
+    os.mkdir(site.shared.layout.condemned)
+    result = site.link()
+    assert "nobody can tell what its gc takes" in result.warnings[0]
+    assert [package.shared for package in result.packages] == [False, False]
 
 
 def test_a_kill_while_borrowing_leaves_nothing_that_the_next_does_not_mend(site: Site) -> None:

@@ -82,20 +82,19 @@ class SharedStore:
         there = list(self._there(wheels, warnings))
         if there:
             clients.register(own.layout, layout, [theirs.reference.directory for theirs in there])
-        # After that was written, and before looking whether they are there: see store.condemned.
-        doomed = condemned.names(layout) if there else frozenset()
         for theirs in there:
             directory = theirs.reference.directory
             path = f"{layout.of('entries', directory)}/plan.json"
             token = fs.stat_token(path)
-            if token == "-" or f"entries/{directory}" in doomed:  # noqa: S105 - no secret
-                continue
             try:
+                # After that was written, and before looking whether it is there: see store.condemned.
+                if self._is_condemned(directory):
+                    continue
                 ours = self._borrowed(own, lease, theirs)
             except _LostError as error:
-                warnings.append(f"{directory} is not taken from the shared store {self.store.root}: {error}")
+                warnings.append(self._left(directory, str(error)))
                 continue
-            if fs.stat_token(path) == token:
+            if fs.stat_token(path) == token and os.path.isfile(path):
                 plans[theirs.reference.digest], tokens[path] = ours, token
         return Borrowed(plans=plans, tokens=tokens, warnings=tuple(warnings))
 
@@ -105,17 +104,21 @@ class SharedStore:
             try:
                 plan = self.store.entry(wheel.digest, wheel.name, wheel.version)
             except StoreDamagedError as error:
-                what = f"{wheel.name} {wheel.version}"
-                warnings.append(
-                    f"{what} is not taken from the shared store {self.store.root}: {error.message}"
-                )
+                warnings.append(self._left(f"{wheel.name} {wheel.version}", error.message))
                 continue
             # A store of somebody else's may say anything; what we make is called after what we want.
-            if plan is not None and (plan.reference.name, plan.reference.version) == (
-                wheel.name,
-                wheel.version,
-            ):
+            said = None if plan is None else (plan.reference.name, plan.reference.version)
+            if plan is not None and said == (wheel.name, wheel.version):
                 yield plan
+
+    def _is_condemned(self, directory: str) -> bool:
+        try:
+            return f"entries/{directory}" in condemned.names(self.store.layout)
+        except OSError as error:
+            raise _LostError(f"nobody can tell what its gc takes: {error.strerror}") from error
+
+    def _left(self, what: str, why: str) -> str:
+        return f"{what} is not taken from the shared store {self.store.root}: {why}"
 
     def _borrowed(self, own: Store, lease: Lease, theirs: EntryPlan) -> EntryPlan:
         """Return our entry for one of theirs, which is made unless it is there.
