@@ -933,3 +933,18 @@ def test_doctor_says_which_store_is_shared_and_whether_its_gc_knows(site: Site) 
     ((state, message),) = found()
     assert state == "bad"
     assert "there is no store" in message
+
+
+def test_doctor_says_who_borrows_and_whether_that_is_safe(site: Site) -> None:
+    def found() -> list[str]:
+        findings = examine(site.shared.root, os.environ)
+        return [finding.state for finding in findings if finding.subject == "clients"]
+
+    assert found() == []
+    box = site.open_clients()
+    site.link()
+    assert found() == ["good"]
+    (box / "x.json").write_text("")
+    assert found() == ["note"]
+    box.chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
+    assert found() == ["bad", "note"]

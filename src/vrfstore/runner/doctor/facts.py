@@ -228,6 +228,21 @@ class Lender:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Borrowers:
+    """The place where other stores leave what they borrow from this one.
+
+    Attributes:
+        guarded: Whether nobody can take away what another has left.
+        known: How many stores have left something.
+        unread: What has been left and cannot be read, by path.
+    """
+
+    guarded: bool
+    known: int = 0
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """Everything that ``judge`` needs to know.
 
@@ -239,6 +254,7 @@ class Facts:
         unread: Environments whose record cannot be read.
         leftover: ``None`` where there is no store.
         lenders: The shared stores that it borrows from.
+        borrowers: Who borrows from it; ``None`` where nobody could say so.
     """
 
     root: str
@@ -253,3 +269,4 @@ class Facts:
     unread: int = 0
     leftover: Leftover | None = None
     lenders: tuple[Lender, ...] = ()
+    borrowers: Borrowers | None = None

@@ -46,6 +46,7 @@ def judge(facts: Facts) -> tuple[Finding, ...]:
         *_judge_tools(facts.tools),
         *_judge_leftovers(facts),
         *(_judge_lender(lender) for lender in facts.lenders),
+        *_judge_borrowers(facts),
     )
 
 
@@ -342,6 +343,20 @@ def _judge_lender(lender: Lender) -> Finding:
         )
         return Finding("shared store", "note", message, advice)
     return Finding("shared store", "good", f"{found}; its gc is told which")
+
+
+def _judge_borrowers(facts: Facts) -> Iterator[Finding]:
+    found, place = facts.borrowers, f"{facts.root}/clients"
+    if found is None:
+        return
+    if not found.guarded:
+        message = f"in {place} everybody can remove what another store has left, which then is collected"
+        yield Finding("clients", "bad", message, f"chmod 1777 {shlex.quote(place)}")
+    if found.unread:
+        message = f"what is older than these is kept, since they cannot be read: {_several(found.unread)}"
+        yield Finding("clients", "note", message, "remove those that you know nobody needs")
+    if found.guarded and not found.unread:
+        yield Finding("clients", "good", f"{found.known} other stores borrow from this one")
 
 
 def _options(facts: Facts) -> frozenset[str]:

@@ -1,20 +1,21 @@
-"""Finding out about the shared stores that a store borrows from, or would; nothing is judged here."""
+"""Finding out which stores a store borrows from, or would, and which borrow from it; nothing is judged here."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from vrfstore.errors import StoreDamagedError, UsageError
 from vrfstore.runner import configuration, sharing
-from vrfstore.runner.doctor.facts import Lender
+from vrfstore.runner.doctor.facts import Borrowers, Lender
 from vrfstore.store import clients
 from vrfstore.store.layout import Layout
 from vrfstore.store.store import Store
 
-__all__ = ["lenders"]
+__all__ = ["borrowers", "lenders"]
 
 
 def lenders(layout: Layout, variables: Mapping[str, str], *, there: bool) -> tuple[Lender, ...]:
@@ -61,3 +62,18 @@ def _asked(layout: Layout, variables: Mapping[str, str]) -> str | None:
         return sharing.asked(None, variables, configured, layout)
     except UsageError:
         return None  # which the next link says
+
+
+def borrowers(layout: Layout) -> Borrowers | None:
+    """Return what is known of the stores that borrow from this one; None where there is no place to say so."""
+    try:
+        mode = os.lstat(layout.of("clients")).st_mode
+    except OSError:
+        return None
+    found = list(clients.read(layout))
+    unread = tuple(each.path or "" for each in found if isinstance(each, StoreDamagedError))
+    return Borrowers(
+        guarded=bool(mode & stat.S_ISVTX) or not mode & (stat.S_IWGRP | stat.S_IWOTH),
+        known=len(found) - len(unread),
+        unread=unread,
+    )
