@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -711,6 +712,32 @@ def test_what_was_told_to_a_store_that_is_away_is_not_forgotten(site: Site) -> N
     sweep.collect(site.own, EVERYTHING)
     assert list(box.iterdir()) == []
     assert clients.lenders(site.own.layout) == frozenset()
+
+
+def test_who_borrows_again_while_it_is_being_taken_back_is_told_of_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (box, pear) = (site.open_clients(), site.entry(site.shared, "pear").name)
+    digest = site.shared.plan(pear).reference.digest
+    clients.register(site.own.layout, site.shared.layout, [pear])
+    read, threads = leases.read, []
+
+    def borrow(layout: Layout) -> None:
+        with leases.take(layout, digests=[digest]):
+            clients.register(layout, site.shared.layout, [pear])
+
+    def read_first(layout: Layout) -> list[leases.LeaseRecord]:
+        found = read(layout)
+        threads.append(threading.Thread(target=borrow, args=(layout,)))
+        threads[0].start()
+        threads[0].join(0.2)
+        return found
+
+    monkeypatch.setattr(leases, "read", read_first)
+    clients.renew(site.own)
+    threads[0].join()
+    assert [json.loads(path.read_text())["entries"] for path in box.iterdir()] == [[pear]]
+    assert clients.lenders(site.own.layout) == {site.shared.root}
 
 
 def test_two_stores_that_borrow_do_not_forget_each_other(site: Site, tmp_path: Path) -> None:

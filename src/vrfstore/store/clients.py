@@ -95,15 +95,17 @@ def register(own: Layout, shared: Layout, entries: Collection[str]) -> bool:
         Whether that store knows now.
     """
     path = _path(own, shared)
-    if _told(path).issuperset(entries):
-        return True
+    # Held even where nothing is new: who renews may just be about to take it back, not having seen our lease.
     with hold(own.of("holds", _HOLD)):
+        told = _told(path)
+        if told.issuperset(entries):
+            return True
         # First the note: after a kill the next gc looks there in vain, and nothing is forgotten.
         _note(own, {*lenders(own), shared.root})
         if not is_open(shared):
             return False
         try:
-            _write(own, path, _told(path).union(entries))
+            _write(own, path, told.union(entries))
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
                 raise
