@@ -14,7 +14,7 @@ from vrfstore import codec, fs
 from vrfstore.model import LinkOptions
 from vrfstore.requirements.budget import Caps
 from vrfstore.requirements.policy import Policy
-from vrfstore.runner import hit
+from vrfstore.runner import hit, sharing
 from vrfstore.store import condemned, leases
 from vrfstore.store.layout import FORMAT, MEMO_SCHEMA
 from vrfstore.store.machine import Machine
@@ -64,6 +64,9 @@ def test_options_have_the_names_that_the_vectors_have() -> None:
     )
     assert policy.identity == cases["options of policy"]
     assert Policy(stale_after=604800.0).identity == cases["seconds that are whole"]
+    assert sharing.identity("/srv/vrfstore") == cases["a shared store"]
+    assert sharing.identity("") == cases["no shared store, whatever is configured"]
+    assert sharing.identity(None) == {}
 
 
 def test_a_stat_token_is_that_of_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:

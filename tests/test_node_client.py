@@ -285,6 +285,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (["--max-packages", "5"], {"maxPackages": 5}),
     (["--stale-after", "1h"], {"staleAfter": 3600}),
     (["--stale-after", "3600.5s"], {"staleAfter": 3600.5}),
+    (["--no-shared-store"], {"sharedStore": ""}),
     (
         ["--max-bytes", "1G", "--max-unpacked", "1G", "--timeout", "60"],
         {"maxBytes": 1e9, "maxUnpacked": 1e9, "timeout": 60},

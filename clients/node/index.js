@@ -23,6 +23,7 @@ const COMMAND = ['vrfstore'];
  * @property {string} [python] the base interpreter: a path, or a version or command on PATH. Only with a path, here or in
  *   `VRFSTORE_PYTHON`, is there an answer without a process: which interpreter is meant otherwise, only the command knows
  * @property {string} [store] where the store is
+ * @property {string} [sharedStore] another store, which is only read, and lends what it has; '' for none
  * @property {string[]} [command] the program, and words that come first; `['vrfstore']` by default
  * @property {Record<string, string | undefined>} [variables] environment variables; those of this process by default
  * @property {boolean} [isolated]
@@ -55,6 +56,7 @@ const COMMAND = ['vrfstore'];
  * @property {string} version
  * @property {string} digest SHA-256 of its wheel
  * @property {boolean} reused
+ * @property {'own' | 'shared'} store whose files they are
  */
 
 /** @import { Lease } from './lib/lease.js' */

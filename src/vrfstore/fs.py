@@ -464,20 +464,21 @@ _CLONE = 0x40049409
 """ioctl_ficlone(2): let a file share the blocks of another until one of them is written."""
 
 
-def copy_file(source: str, path: str, *, mode: int | None = None) -> None:
+def copy_file(source: str, path: str, *, mode: int | None = None, follow: bool = False) -> None:
     """Copy a regular file, as a clone where the file system can share blocks.
 
     Args:
-        source: The file; a link is not followed.
+        source: The file.
         path: The new file.
         mode: Its permission bits; by default those of the source, and writable for the owner.
+        follow: The source may be a link to the file, as in an entry that is borrowed.
 
     Raises:
         FileExistsError: ``path`` is there already.
     """
     import fcntl  # noqa: PLC0415 - not on the path of a hit
 
-    with open(_regular(source, os.O_NOFOLLOW), "rb") as stream:
+    with open(_regular(source, 0 if follow else os.O_NOFOLLOW), "rb") as stream:
         found = os.fstat(stream.fileno())
         bits = stat.S_IMODE(found.st_mode) & 0o777 | stat.S_IWUSR if mode is None else mode
         with NewFile(path, mode=bits) as file:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
 from vrfstore.errors import UsageError
 
 __all__ = [
+    "Borrowed",
     "Digest",
     "EntryPlan",
     "EntryReference",
@@ -395,6 +396,8 @@ class EntryPlan:
         members: Of a composite, the directory names of the entries that it is made of; else empty.
         claimed: Where only an archive says that this is what the wheel unpacks to: a digest of all its files.
             Such an entry serves nobody but who asks for this very claim.
+        shared: Where its files are links: the absolute path of the entry in a shared store that they lead to
+            (``store.shared``). It serves nobody but who asks for that store.
     """
 
     reference: EntryReference
@@ -408,8 +411,26 @@ class EntryPlan:
     libraries: Libraries = Libraries({})
     members: tuple[str, ...] = ()
     claimed: str = ""
+    shared: str = ""
 
     @property
     def identity(self) -> str:
-        """What an environment key covers of an entry: its digest, and the claim if it is only claimed."""
+        """What an environment key covers of an entry: its digest, and the claim or the shared store if there is one."""
+        if self.shared:
+            return f"{self.reference.digest}@{self.shared}"
         return f"{self.reference.digest}~{self.claimed}" if self.claimed else self.reference.digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Borrowed:
+    """What a shared store has lent (``store.shared``).
+
+    Attributes:
+        plans: Our entries, by the digest of their wheel.
+        tokens: What tells that all of it is still there, by path (``fs.stat_token``).
+        warnings: Why something was not lent that might have been, in words.
+    """
+
+    plans: Mapping[Digest, EntryPlan] = field(default_factory=dict)
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

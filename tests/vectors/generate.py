@@ -93,6 +93,8 @@ _INPUTS: list[dict[str, Any]] = [
             "max_packages": [0],
         },
     },
+    {"name": "a shared store", "data": b"x\n", "options": {"shared_store": "/srv/vrfstore"}},
+    {"name": "no shared store, whatever is configured", "data": b"x\n", "options": {"shared_store": ""}},
     {"name": "everything is materialized", "data": b"x\n", "options": {"materialize": ["*"]}},
     {"name": "seconds that are whole", "data": b"x\n", "options": {"stale_after": [604800.0]}},
     {"name": "seconds that are not", "data": b"x\n", "options": {"stale_after": [0.1]}},

@@ -27,7 +27,10 @@ export function answerOf(found, variables, milliseconds) {
     lock: found.lock,
     env: changedVariables(found, python, variables),
     lease,
-    packages: record.wheels.map(([digest, name, version]) => ({ name, version, digest, reused: true })),
+    packages: record.wheels.map(([digest, name, version, entry]) => {
+      const store = record.shared?.includes(entry) ? 'shared' : 'own';
+      return { name, version, digest, reused: true, store };
+    }),
     by_hand: [],
     bytes: { downloaded: 0, unpacked: 0, shared: memo.size ?? 0 },
     timings_ms: { total: milliseconds },

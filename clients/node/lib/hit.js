@@ -42,6 +42,7 @@ const NOT_OURS = new Set(['EACCES', 'EPERM', 'EROFS']);
  * @property {number} schema
  * @property {[digest: string, name: string, version: string, entry: string][]} wheels
  * @property {[digest: string, name: string, version: string, entry: string][]} composites
+ * @property {string[]} [shared] those entries whose files are in a shared store
  * @property {{ user_site: boolean }} options
  * @property {{ cache_tag: string }} interpreter
  */

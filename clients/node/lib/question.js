@@ -51,6 +51,7 @@ const DECIDING = {
   },
   prompt: (value) => (value ? ['prompt', value] : null),
   indexUrl: (value) => (value ? ['index_url', value] : null),
+  sharedStore: (value) => ['shared_store', value && absolute(value)],
   maxPackages: (value) => ['max_packages', [value]],
   staleAfter: (value) => ['stale_after', [new Seconds(value)]],
 };
@@ -58,6 +59,7 @@ const DECIDING = {
 /** How each option is said to the command. @type {Record<string, (value: any) => string[]>} */
 const WORDS = {
   store: (value) => ['--store', resolve(value)],
+  sharedStore: (value) => (value ? ['--shared-store', resolve(value)] : ['--no-shared-store']),
   python: (value) => ['--python', value],
   isolated: flag('--isolated'),
   userSite: flag('--user-site'),
@@ -144,12 +146,13 @@ export function questionOf(requirements, options) {
   if (/\.(py|toml)$/.test(basename(requirements))) return null;
   const decide = decidingVariables(variables);
   // Bytes that are no UTF-8 reach JavaScript as this character, and are lost.
-  const seen = [...Object.entries(decide).flat(), variables.PATH, variables.JUPYTERCACHE];
+  const shared = options.sharedStore ?? (variables.VRFSTORE_SHARED_STORE || undefined);
+  const seen = [...Object.entries(decide).flat(), variables.PATH, variables.JUPYTERCACHE, shared];
   if (seen.some((text) => text?.includes('\ufffd'))) return null;
 
   /** @type {Record<string, unknown>} */
   const deciding = {};
-  for (const [name, value] of Object.entries(options)) {
+  for (const [name, value] of Object.entries({ ...options, sharedStore: shared })) {
     if (!isGiven(value) || OURS.has(name) || HARMLESS.has(name)) continue;
     if (name === 'python' || name === 'store' || name === 'lease') continue;
     const form = DECIDING[name];
@@ -182,6 +185,13 @@ export function questionOf(requirements, options) {
 function pathIn(text) {
   // POSIX leaves open what two slashes at the beginning mean: Python keeps them, Node does not.
   return text && text.includes('/') && !text.startsWith('//') ? resolve(text) : null;
+}
+
+/** @param {string} text */
+function absolute(text) {
+  const path = pathIn(text);
+  if (path === null) throw new TypeError('only the command knows which path is meant');
+  return path;
 }
 
 /**

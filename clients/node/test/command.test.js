@@ -44,17 +44,19 @@ test('every option is said to the command', async () => {
     ...options, python: '3.12', isolated: true, userSite: true, allowCollisions: true, allowBuilds: true,
     materialize: ['a', 'b'], protect: ['c'], prompt: 'p', indexUrl: 'https://index.example/', maxPackages: 1,
     maxBytes: 2, maxUnpacked: 3, staleAfter: 4, timeout: 5, install: false, wait: false, fallback: true, root: 'r',
-    log: '/l', lease: 6, arguments: ['--more'],
+    log: '/l', lease: 6, sharedStore: '/s', arguments: ['--more'],
   });
   assert.deepEqual(readFileSync(words, 'utf8').trim().split('\n'), [
     'link', '--json', '--store', join(scratch, 'store'), '--python', '3.12', '--isolated',
     '--user-site', '--allow-collisions', '--allow-builds', '--materialize', 'a', '--materialize', 'b', '--protect', 'c',
     '--prompt', 'p', '--index-url', 'https://index.example/', '--max-packages', '1', '--max-bytes', '2',
     '--max-unpacked', '3', '--stale-after', '4s', '--timeout', '5s', '--no-install', '--no-wait', '--fallback',
-    '--root', 'r', '--log', '/l', '--lease-ttl', '6s', '--more', '--', requirements,
+    '--root', 'r', '--log', '/l', '--lease-ttl', '6s', '--shared-store', '/s', '--more', '--', requirements,
   ]);
-  await link(requirements, { ...options, wait: true, fallback: false, lease: 0 });
-  assert.deepEqual(readFileSync(words, 'utf8').trim().split('\n').slice(2, 4), ['--store', join(scratch, 'store')]);
+  await link(requirements, { ...options, wait: true, fallback: false, lease: 0, sharedStore: '' });
+  assert.deepEqual(readFileSync(words, 'utf8').trim().split('\n').slice(2, -2), [
+    '--store', join(scratch, 'store'), '--no-shared-store',
+  ]);
 });
 
 test('an option that nobody knows is refused, not passed over', async () => {

@@ -33,13 +33,15 @@ def main() -> None:
 def quick(arguments: list[str]) -> bytes | None:
     """Return the path that ``vrfstore [--store DIR] link [--python X] FILE`` prints on a hit; else None.
 
+    A shared store, if ``--shared-store`` or its variable names one, is part of the question (``runner.sharing``).
+
     Only exactly this is understood. Anything else, and anything that goes wrong, is left to the whole command,
     which finds it again and says so properly.
     """
     parsed = _parse(arguments)
     if parsed is None:
         return None
-    store, asked, path = parsed
+    store, asked, shared, path = parsed
     if path.endswith((".py", ".toml")):
         return None  # a script or a lock, whose bytes may be those of a requirements text and mean something else
     from vrfstore import fs  # noqa: PLC0415
@@ -52,7 +54,8 @@ def quick(arguments: list[str]) -> bytes | None:
         data = fs.read_file(path, _LARGEST)
         executable = find(asked)
         layout = Layout(os.path.abspath(store))
-        found = hit.look_up(layout, hit.input_digest(data, executable, os.environ))
+        options = {"shared_store": os.path.abspath(shared)} if shared else {}
+        found = hit.look_up(layout, hit.input_digest(data, executable, os.environ, options))
     except Exception:  # noqa: BLE001 - whatever it is, the whole command meets it too
         return None
     return None if found is None else os.fsencode(found.python)
@@ -70,15 +73,18 @@ def _default_store() -> str:
     return f"{data}/vrfstore"
 
 
-def _parse(arguments: list[str]) -> tuple[str, str | None, str] | None:
-    """Return store, interpreter and file; None unless the arguments are exactly of the form above."""
-    home = os.environ.get("VRFSTORE_HOME") or _default_store()
-    options: dict[str, str | None] = {"--store": home, "--python": os.environ.get("VRFSTORE_PYTHON")}
+def _parse(arguments: list[str]) -> tuple[str, str | None, str | None, str] | None:
+    """Return store, interpreter, shared store and file; None unless the arguments are exactly of the form above."""
+    options: dict[str, str | None] = {
+        "--store": os.environ.get("VRFSTORE_HOME") or _default_store(),
+        "--python": os.environ.get("VRFSTORE_PYTHON"),
+        "--shared-store": os.environ.get("VRFSTORE_SHARED_STORE"),
+    }
     words: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
-        if name in options and not (name == "--python" and not words):
+        if name in options and (words or name == "--store"):
             options[name] = value if equals else next(rest, "")
             if not options[name]:
                 return None
@@ -89,4 +95,4 @@ def _parse(arguments: list[str]) -> tuple[str, str | None, str] | None:
     store = options["--store"]
     if len(words) != 2 or words[0] != "link" or not store:  # noqa: PLR2004 - the command, and the file
         return None
-    return store, options["--python"], words[1]
+    return store, options["--python"], options["--shared-store"], words[1]

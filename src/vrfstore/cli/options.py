@@ -33,6 +33,7 @@ __all__ = [
     "names",
     "python_option",
     "root_option",
+    "shared_store_option",
     "store_option",
     "sync_option",
     "target_option",
@@ -139,6 +140,37 @@ def store_option(function: _Function) -> _Function:
     return click.option("--store", metavar="DIRECTORY", help="Where the store is; see vrfstore --help.")(
         function
     )
+
+
+def shared_store_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Take ``--shared-store`` and ``--no-shared-store``, and pass them on as ``shared_store``."""
+
+    @functools.wraps(function)
+    def collected(*arguments: Any, shared_store: str | None, no_shared_store: bool, **rest: Any) -> None:
+        if no_shared_store and shared_store is not None:
+            raise UsageError(
+                "a shared store is given, and none is wanted",
+                kind="options-conflict",
+                hint="give one of --shared-store and --no-shared-store",
+            )
+        function(*arguments, shared_store="" if no_shared_store else shared_store, **rest)
+
+    for decorate in (
+        click.option(
+            "--no-shared-store",
+            is_flag=True,
+            help="Link nothing from another store, whatever is configured.",
+        ),
+        click.option(
+            "--shared-store",
+            type=PATH,
+            metavar="DIRECTORY",
+            help="Link what this other store has from there, and have only the rest in one's own; it is only read. "
+            "[default: $VRFSTORE_SHARED_STORE, else what vrfstore.toml says]",
+        ),
+    ):
+        collected = decorate(collected)
+    return collected
 
 
 def json_option(function: _Function) -> _Function:
@@ -331,6 +363,7 @@ def link_options(function: Callable[..., None]) -> Callable[..., None]:
             "[default: $VRFSTORE_COMPILE, else background]",
         ),
         python_option,
+        shared_store_option,
     ):
         function = decorate(function)
     return function

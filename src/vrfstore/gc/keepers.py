@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -54,18 +54,15 @@ def _left(found: Mapping[str, _State], part: str, without: Collection[str]) -> d
 
 
 def keepers(view: View) -> Mapping[str, Sequence[Keeper]]:
-    """Return what roots, external environments, leases and processes keep, by name."""
+    """Return what roots, external environments, other stores, leases and processes keep, by name."""
     found: dict[str, list[Keeper]] = defaultdict(list)
     for root, names in view.rooted():
         for position, name in enumerate(names):
             found[name].append(_root(root, position))
             for entry in view.locked(name):
                 found[entry].append(_root(root, position, f" of lock {name.removeprefix('locks/')[:12]}"))
-    for external in view.registered:
-        words = f"external environment {external.path}"
-        references = {f"entries/{reference.directory}" for reference in external.references}
-        for name in (*references, *{f"locks/{lock}" for lock in external.locks}):
-            found[name].append(Keeper(kind="external", name=external.path, words=words))
+    for name, keeper in _elsewhere(view):
+        found[name].append(keeper)
     for lease, names in view.leased():
         for name in names:
             found[name].append(_lease(lease, view.began))
@@ -76,6 +73,17 @@ def keepers(view: View) -> Mapping[str, Sequence[Keeper]]:
             words = f"process {pid} ({command})" if command else f"process {pid}"
             found[name].append(Keeper(kind="process", name=str(pid), words=words))
     return found
+
+
+def _elsewhere(view: View) -> Iterator[tuple[str, Keeper]]:
+    """Yield what something outside of the store keeps, by name."""
+    for external in view.registered:
+        keeper = Keeper(kind="external", name=external.path, words=f"external environment {external.path}")
+        references = {f"entries/{reference.directory}" for reference in external.references}
+        yield from ((name, keeper) for name in (*references, *{f"locks/{lock}" for lock in external.locks}))
+    for client in view.clients:
+        keeper = Keeper(kind="other", name=client.store, words=f"the store {client.store}, which borrows it")
+        yield from ((f"entries/{directory}", keeper) for directory in client.entries)
 
 
 def _root(root: Root, position: int, what: str = "") -> Keeper:

@@ -23,7 +23,7 @@ from vrfstore.errors import StoreDamagedError
 from vrfstore.gc import roots, runtime
 from vrfstore.gc.policy import EnvironmentState, Policy, Snapshot
 from vrfstore.model import Digest
-from vrfstore.store import externals, interpreters, leases, records
+from vrfstore.store import clients, externals, interpreters, leases, records
 from vrfstore.store.layout import DEAD_PREFIX, DIGEST_LENGTHS, MEMO_SCHEMA, STAGING_PREFIX, Layout
 from vrfstore.store.locked import locked_digests
 from vrfstore.store.store import Store
@@ -103,11 +103,12 @@ def _repairs(layout: Layout) -> Iterator[str]:
 
 @dataclass(slots=True)
 class _Protections:
-    """What leases, roots and external environments say at one moment."""
+    """What leases, roots, external environments and other stores say at one moment."""
 
     leases: list[leases.LeaseRecord] = field(default_factory=list)
     roots: list[roots.Root] = field(default_factory=list)
     external: list[externals.Registration] = field(default_factory=list)
+    clients: list[clients.Client] = field(default_factory=list)
     locked: dict[str, frozenset[Digest]] = field(default_factory=dict)
     keep_all: dict[str, None] = field(default_factory=dict)
     keep_before: dict[str, float] = field(default_factory=dict)
@@ -174,6 +175,11 @@ class View:
     def registered(self) -> tuple[externals.Registration, ...]:
         """The environments elsewhere that keep something."""
         return tuple(self._protections.external)
+
+    @property
+    def clients(self) -> tuple[clients.Client, ...]:
+        """The stores that borrow entries of this one."""
+        return tuple(self._protections.clients)
 
     def rooted(self) -> Iterator[tuple[roots.Root, tuple[str, ...]]]:
         """Yield each root with the names that it keeps, in their order."""
@@ -357,7 +363,7 @@ class View:
         return EnvironmentState(last_use=last_use, made=made, entries=record.entries, lock=record.lock)
 
     def _protect(self) -> _Protections:
-        """Read leases, roots and external environments, in this order."""
+        """Read leases, roots, external environments and what other stores borrow, in this order."""
         found = _Protections()
         found.leases = [lease for lease in leases.read(self._layout) if lease.alive]
         for lease in found.leases:
@@ -377,6 +383,11 @@ class View:
                 )
             elif registration.token not in self._forgotten:
                 found.external.append(registration)
+        for client in clients.read(self._layout):
+            if isinstance(client, StoreDamagedError):
+                self._keep_what_is_older(found, client, "what another store borrows cannot be read")
+            else:
+                found.clients.append(client)
         return found
 
     def _read_locks(self, found: _Protections, root: roots.Root) -> None:
@@ -417,12 +428,8 @@ class View:
             for name in root.kept(self._keep_last, self._environments):
                 for each in (name, *self._entries_of(self._protections.locked.get(name, ()))):
                     kept[each].append(why)
-        for found in self._protections.external:
-            why = f"used by the environment {found.path}"
-            for reference in found.references:
-                kept[f"entries/{reference.directory}"].append(why)
-            for lock in found.locks:
-                kept[f"locks/{lock}"].append(why)
+        for name, why in self._kept_from_elsewhere():
+            kept[name].append(why)
         for lease in self._protections.leases:
             self._leased |= set(self._leased_by(lease))
         # What was leased at an earlier look stays as well: who has just given up a lease may have left a process
@@ -432,6 +439,16 @@ class View:
         for name, pids in self._in_use.items():
             kept[name].append(f"in use by process {', '.join(map(str, sorted(pids)))}")
         return kept
+
+    def _kept_from_elsewhere(self) -> Iterator[tuple[str, str]]:
+        """Yield each name that something outside of the store refers to, and what that is, in words."""
+        for found in self._protections.external:
+            why = f"used by the environment {found.path}"
+            yield from ((f"entries/{reference.directory}", why) for reference in found.references)
+            yield from ((f"locks/{lock}", why) for lock in found.locks)
+        for client in self._protections.clients:
+            why = f"borrowed by the store {client.store}"
+            yield from ((f"entries/{directory}", why) for directory in client.entries)
 
     def _leased_by(self, lease: leases.LeaseRecord) -> Iterator[str]:
         yield from self._by_key.get(lease.environment or "", ())

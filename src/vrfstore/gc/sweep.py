@@ -24,7 +24,7 @@ from vrfstore.errors import BusyError
 from vrfstore.gc import absence, runtime, scan, sizes
 from vrfstore.gc.graph import packages_of
 from vrfstore.gc.policy import Collection, Policy, Snapshot, decide, excess
-from vrfstore.store import ballast, condemned
+from vrfstore.store import ballast, clients, condemned
 from vrfstore.store.holds import hold
 from vrfstore.store.layout import DEAD_PREFIX, Layout
 from vrfstore.store.store import Store, check_parts
@@ -240,6 +240,9 @@ class _Sweep:
             claimed = len(plan.environments) + len(plan.entries) - len(gone) - len(went)
             if self._stopped or not claimed or not policy.has_budget:
                 break
+        # What cannot be taken back keeps too much elsewhere, until the next gc does it.
+        with contextlib.suppress(OSError):
+            clients.renew(store)
         view.refresh()
         reasons = {
             name: view.why(name) or plan.reasons.get(name) or ("its turn comes with the next gc",)

@@ -182,10 +182,16 @@ def _linked(store_root: str, source: str, path: str) -> Item:
         target = os.readlink(origin)
         # Ready-made links lead upwards to the store from inside of it; from here the way is another.
         _, inside, rest = target.partition("../entries/")
+        if target.startswith("/"):
+            return _of_file(target, os.stat(target), path)  # a file of a shared store
         if not inside:
             return _symlink(target)
         target = f"{store_root}/entries/{rest}"
         return Item(f"l:{target}", folded=os.path.isdir(target))
+    return _of_file(origin, found, path)
+
+
+def _of_file(origin: str, found: os.stat_result, path: str) -> Item:
     if found.st_size > fs.COPY_LIMIT and _may_be_link(path):
         return _symlink(origin)
     return _copied(origin)
@@ -429,7 +435,7 @@ def _put(environment: str, place: str, item: Item) -> None:
         elif item.content is not None:
             fs.write_file(temporary, item.content, mode=item.mode)
         else:
-            fs.copy_file(item.source, temporary, mode=item.mode)
+            fs.copy_file(item.source, temporary, mode=item.mode, follow=True)
         if os.path.lexists(place):
             _forget_bytecode(place)
         fs.rename(temporary, place)

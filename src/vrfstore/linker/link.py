@@ -30,7 +30,8 @@ def environment_key(
     """Return what names the environment of these wheels: equal sets give equal keys, whoever asked how.
 
     Args:
-        identities: ``EntryPlan.identity`` of each, in any order; for a wheel that is no mere claim, its digest.
+        identities: ``EntryPlan.identity`` of each, in any order; of a usual wheel, which is neither a mere claim nor
+            borrowed, its digest.
         interpreter: The base.
         options: As ``plan.settled`` returns them.
     """
@@ -115,6 +116,7 @@ def link(
                 library=plan.library,
                 wheels=tuple(sorted((entry.reference for entry in plans), key=lambda found: found.name)),
                 composites=tuple(composite.reference for composite in merged.composites),
+                shared=frozenset(entry.reference.directory for entry in plans if entry.shared),
                 lock=lock,
                 own={path: records.own_token(f"{staging}/{path}") for path in plan.watched},
             )

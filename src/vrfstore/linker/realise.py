@@ -27,7 +27,7 @@ def realise(plan: EnvironmentPlan, store_root: str, staging: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             fs.hard_link(f"{store_root}/{source}", f"{staging}/{path}")
     for source, path in plan.copies:
-        fs.copy_file(f"{store_root}/{source}", f"{staging}/{path}")
+        fs.copy_file(f"{store_root}/{source}", f"{staging}/{path}", follow=True)
     for path, content in plan.files:
         fs.write_file(f"{staging}/{path}", content)
     for record in plan.records:

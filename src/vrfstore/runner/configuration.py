@@ -73,6 +73,7 @@ class Configuration:
         max_bytes: Bytes that one call may fetch.
         max_unpacked: Bytes that what one call fetches may unpack to.
         install: Whether links may install what is not there, if nobody says so.
+        shared_store: The absolute path of the store that is shared, if nobody says so.
         collecting: What is said of gc.
     """
 
@@ -86,6 +87,7 @@ class Configuration:
     max_bytes: int | None = None
     max_unpacked: int | None = None
     install: bool | None = None
+    shared_store: str | None = None
     collecting: Collecting = Collecting()
 
 
@@ -162,6 +164,13 @@ def _leave(value: object) -> bool:
     return value == "allow"
 
 
+def _absolute(value: object) -> str:
+    # Relative to what, nobody could tell.
+    if not os.path.isabs(_text(value)):
+        raise ValueError("an absolute path is needed")
+    return os.path.abspath(_text(value))
+
+
 def _resolver(value: object) -> str:
     if value not in ("pip", "uv"):
         raise ValueError("it may be pip or uv")
@@ -228,7 +237,7 @@ _GC: Mapping[str, Callable[[object], object]] = {
     "host": _text,
     "prometheus": _text,
 }
-_LINK: Mapping[str, Callable[[object], object]] = {"install": _leave}
+_LINK: Mapping[str, Callable[[object], object]] = {"install": _leave, "shared-store": _absolute}
 _TABLES = {"resolve": _RESOLVE, "link": _LINK, "gc": _GC}
 
 

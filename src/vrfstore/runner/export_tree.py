@@ -39,7 +39,7 @@ from vrfstore.linker.plan import (
     Merge,
     plan_environment,
 )
-from vrfstore.model import Digest, Event, Interpreter, Watcher, nobody
+from vrfstore.model import Digest, EntryReference, Event, Interpreter, Watcher, nobody
 from vrfstore.needs import Described, described, needs
 from vrfstore.store import condemned, externals, interpreters, leases, records
 from vrfstore.store.entry_plan import INSTALLED, record_bytes
@@ -444,6 +444,15 @@ class _Tree:
         )
 
 
+def _lenders(store: Store, wheels: Iterable[EntryReference]) -> Iterator[tuple[str, str]]:
+    """Yield the real path of each entry in a shared store with the directory name of the one here that borrows it."""
+    for wheel in wheels:
+        with contextlib.suppress(FileNotFoundError, StoreDamagedError):
+            plan = store.plan(wheel.directory, even_marked=True)
+            if plan.shared:
+                yield os.path.realpath(plan.shared), wheel.directory
+
+
 @dataclass(slots=True)
 class _Scan:
     """Looks at an environment, and behind its links into the store; changes nothing."""
@@ -459,6 +468,7 @@ class _Scan:
     _store: str = ""
     _real: str = ""
     _places: tuple[bytes, ...] = ()
+    _lenders: Mapping[str, str] = field(default_factory=dict)
     _waiting: list[tuple[str, str, str]] = field(default_factory=list)
     """Directories that have yet to be walked: where, path in the environment, entry."""
 
@@ -471,6 +481,7 @@ class _Scan:
         self._store = os.path.realpath(self.source.store.root)
         self._real = self.source.real
         self._places = tuple(map(os.fsencode, self.source.places))
+        self._lenders = dict(_lenders(self.source.store, self.source.record.wheels))
         try:
             self._read_records()
             self.fresh = {path: text for path, text in fresh.items() if path not in self.claimed}
@@ -535,6 +546,8 @@ class _Scan:
             self._directory(source, place, found, entry)
         elif stat.S_ISREG(found.st_mode):
             self._file(source, place, found, entry)
+        elif entry and stat.S_ISLNK(found.st_mode) and self._borrower_of(end := os.path.realpath(source)):
+            self._file(end, place, os.stat(end), entry)
         elif entry:
             raise _damaged(self._store, source, "something else is in the place of a file")
         elif stat.S_ISLNK(found.st_mode):
@@ -558,7 +571,8 @@ class _Scan:
             path = f"{source}/{name}"
             end, home = path, entry
             if os.path.islink(path):  # where no hard link could be made
-                end, home = os.path.realpath(path), self._entry_of(os.path.realpath(path))
+                end = os.path.realpath(path)
+                home = self._entry_of(end) or self._borrower_of(end)
             if (
                 (home or end == path)
                 and os.path.isfile(end)
@@ -626,6 +640,8 @@ class _Scan:
             self.tree.links[place] = inside
         elif _is_within(end, self._real):
             self.tree.links[place] = _relative(end[len(self._real) + 1 :], place)
+        elif borrower := self._borrower_of(end):
+            self._take(end, place, borrower)
         elif _is_within(end, self._store) or self._was_ours(target):
             self._behind(source, place, end)
         else:
@@ -657,6 +673,14 @@ class _Scan:
             return ""
         self.source.keep_entry(parts[1])
         return parts[1]
+
+    def _borrower_of(self, end: str) -> str:
+        """Return the entry that has a link to a real path in a shared store, which is then leased; empty for others."""
+        found = (name for lender, name in self._lenders.items() if _is_below(end, lender))
+        borrower = next(found, "")
+        if borrower:
+            self.source.keep_entry(borrower)
+        return borrower
 
     def _behind(self, source: str, place: str, end: str) -> None:
         """Take what a link into the store leads to."""

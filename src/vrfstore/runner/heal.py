@@ -30,6 +30,7 @@ from vrfstore.store import condemned, externals, interpreters, leases
 from vrfstore.store.externals import ExternalRecord
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord, unchanged
+from vrfstore.store.shared import is_lost
 from vrfstore.store.store import Store
 
 __all__ = ["Healed", "heal"]
@@ -240,9 +241,14 @@ class _Heal:
         missing: list[EntryReference] = []
         for wheel in wheels:
             try:
-                plans.append(self.store.plan(wheel.directory))
+                plan = self.store.plan(wheel.directory)
             except FileNotFoundError:
                 missing.append(wheel)
+                continue
+            if is_lost(plan):
+                missing.append(wheel)
+            else:
+                plans.append(plan)
         if not missing:
             return plans
         from vrfstore.requirements import fetch, pip  # noqa: PLC0415 - where entries are gone only
@@ -285,6 +291,8 @@ class _Heal:
         base = self.looked.seen.interpreter
         if base is None or self.kinds & {_OTHER, *_INTERPRETER}:
             return ("link its requirements again, which makes an environment for the interpreter as it is",)
+        if record.shared.intersection(self.looked.seen.gone):
+            return ("link its requirements again: what it borrows is gone from the shared store",)
         layout = self.store.layout
         digests = [wheel.digest for wheel in record.wheels]
         with leases.take(layout, environment=record.key, digests=digests, lock=record.lock) as lease:
@@ -348,7 +356,7 @@ class _Heal:
             if path in files:
                 fs.write_file(temporary, files[path])
             elif path in copies:
-                fs.copy_file(f"{root}/{now.sources[path]}", temporary)
+                fs.copy_file(f"{root}/{now.sources[path]}", temporary, follow=True)
             else:
                 fs.hard_link(f"{root}/{now.sources[path]}", temporary, place=place)
             fs.rename(temporary, place)

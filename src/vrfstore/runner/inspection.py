@@ -29,6 +29,7 @@ from vrfstore.requirements.targets import Target
 from vrfstore.store import externals, interpreters, records
 from vrfstore.store.externals import ExternalRecord
 from vrfstore.store.records import EnvironmentRecord
+from vrfstore.store.shared import is_lost
 from vrfstore.store.store import Store
 from vrfstore.target import marker_environment
 
@@ -262,7 +263,6 @@ def inspect(found: Found, *, requirements: bool = False, wary: bool = False) -> 
     known = record.options.isolated or not record.interpreter.get("target")
     if requirements and now is not None and same and known:
         unmet = _unmet(site, [each.directory for each in installed], now, isolated=record.options.isolated)
-    layout = found.store.layout
     seen = Seen(
         place=found.place,
         found=there,
@@ -279,7 +279,7 @@ def inspect(found: Found, *, requirements: bool = False, wary: bool = False) -> 
         gone={
             reference.directory
             for reference in (*recorded.wheels, *recorded.composites)
-            if not os.path.isdir(layout.of("entries", reference.directory))
+            if _is_gone(found.store, reference.directory)
         },
         interpreter=now,
         trouble=trouble,
@@ -294,6 +294,18 @@ def inspect(found: Found, *, requirements: bool = False, wary: bool = False) -> 
         unmet=unmet,
     )
     return Inspection(found, recorded, seen, drift.compare(recorded, seen), sources, plan)
+
+
+def _is_gone(store: Store, directory: str) -> bool:
+    """Whether an entry is not there, or what it borrows from a shared store is not."""
+    if not os.path.isdir(store.layout.of("entries", directory)):
+        return True
+    try:
+        return is_lost(store.plan(directory, even_marked=True))
+    except FileNotFoundError:
+        return True
+    except StoreDamagedError:
+        return False  # which is said where entries are looked at
 
 
 def _planned(found: Found, base: Interpreter) -> tuple[EnvironmentPlan | None, dict[str, str]]:

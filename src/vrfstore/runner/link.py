@@ -25,7 +25,7 @@ from vrfstore.requirements import lock as locks
 from vrfstore.requirements import targets
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
-from vrfstore.runner import configuration, gate, given, hit
+from vrfstore.runner import configuration, gate, given, hit, sharing
 from vrfstore.runner.clock import Clock
 from vrfstore.runner.keeping import Keeping
 from vrfstore.runner.linking import CompileMode, Linking
@@ -42,6 +42,7 @@ def link(  # noqa: PLR0913 - all but the first by keyword
     *,
     python: str | None = None,
     store: str | os.PathLike[str] | Store | None = None,
+    shared_store: str | os.PathLike[str] | None = None,
     options: LinkOptions = LinkOptions(),  # noqa: B008 - frozen
     policy: Policy = Policy(),  # noqa: B008 - frozen
     trusted: bool | None = None,
@@ -65,6 +66,9 @@ def link(  # noqa: PLR0913 - all but the first by keyword
         python: The base interpreter: a path, or a version or command on PATH; by default the Python that
             vrfstore itself stands on.
         store: The store, or its directory; by default ``$VRFSTORE_HOME``, else the user's data directory.
+        shared_store: The directory of another store, which is only read: wheels that it has are linked from there
+            (docs/sharing.md). By default ``$VRFSTORE_SHARED_STORE``, else what ``vrfstore.toml`` says; an empty path
+            for none.
         options: How the environment is linked.
         policy: Where packages may come from, when they are looked for again, and how much that may take. What it does
             not say, ``vrfstore.toml`` does.
@@ -90,7 +94,8 @@ def link(  # noqa: PLR0913 - all but the first by keyword
 
     Raises:
         UsageError: ``$VRFSTORE_COMPILE`` is none of these; both ``python`` and ``target`` are given; ``vrfstore.toml``
-            cannot be read; what is to keep the environment makes no sense (``Keeping.of``).
+            cannot be read; what is to keep the environment makes no sense (``Keeping.of``); the store is to be shared
+            with itself.
         RequirementsError: A file cannot be read or parsed, or asks for what it may not.
         InterpreterError: The base is missing or unsuitable, or the file does not describe one.
         StoreError: The store cannot be used.
@@ -116,6 +121,7 @@ def link(  # noqa: PLR0913 - all but the first by keyword
         note(place_of_configuration)
     configured = configuration.read(os.environ)
     policy = configuration.applied(policy, configured)
+    shared = sharing.asked(shared_store, os.environ, configured.shared_store, opened.layout)
     paths = [requirements] if isinstance(requirements, (str, os.PathLike)) else list(requirements)
     asked = given.take(
         [os.fspath(path) for path in paths],
@@ -132,7 +138,12 @@ def link(  # noqa: PLR0913 - all but the first by keyword
             python, compile_mode = os.path.abspath(os.fspath(target or "")), "off"
             options = options if described.base else replace(options, isolated=True)
         executable = probing.find(python) if described is None else described.executable
-        identity = options.identity | policy.identity | gate.identity(configured=configured.install)
+        identity = (
+            options.identity
+            | policy.identity
+            | gate.identity(configured=configured.install)
+            | sharing.identity(shared)
+        )
         digests = asked.digests(executable, os.environ, identity)
         clock = Clock()
         compile_mode = compile_mode or _compile_mode(os.environ)
@@ -168,6 +179,7 @@ def link(  # noqa: PLR0913 - all but the first by keyword
             compile_mode=compile_mode,
             watch=watch or nobody,
             target=described,
+            shared=shared,
         )
         return audit.served(link_whole.run(keeping))
 
@@ -251,7 +263,10 @@ def _look_up(
 def _hit_result(store: Store, found: hit.Hit, clock: Clock, kept: Lease | None) -> LinkResult:
     record = store.record(found.directory)
     packages = (
-        LinkedPackage(wheel.name, wheel.version, wheel.digest, reused=True) for wheel in record.wheels
+        LinkedPackage(
+            wheel.name, wheel.version, wheel.digest, reused=True, shared=wheel.directory in record.shared
+        )
+        for wheel in record.wheels
     )
     return LinkResult(
         status="hit",

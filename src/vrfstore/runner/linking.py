@@ -23,6 +23,7 @@ from vrfstore.linker.link import environment_key
 from vrfstore.linker.link import link as link_environment
 from vrfstore.linker.plan import Merge, settled
 from vrfstore.model import (
+    Borrowed,
     Digest,
     EntryPlan,
     EntryReference,
@@ -39,6 +40,7 @@ from vrfstore.requirements import fetch, pip, targets
 from vrfstore.requirements import lock as locks
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
+from vrfstore.runner import sharing
 from vrfstore.runner.clock import Clock
 from vrfstore.runner.keeping import Keeping
 from vrfstore.runner.locking import Locked, Locker
@@ -100,6 +102,7 @@ class _Ready:
         working: A lease on all of it.
         plans: The entries.
         fetched: What had to be fetched for it.
+        borrowed: What a shared store has lent for it.
     """
 
     locked: Locked
@@ -108,6 +111,7 @@ class _Ready:
     working: Lease
     plans: Sequence[EntryPlan]
     fetched: Sequence[fetch.Fetched]
+    borrowed: Borrowed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +135,7 @@ class Linking:
         watch: Is told what long steps do.
         lenient: What is to be materialized need not be there.
         target: The interpreter, if it is not here.
+        shared: The shared store, as ``sharing.asked`` gives it.
     """
 
     store: Store
@@ -149,6 +154,7 @@ class Linking:
     watch: Watcher
     lenient: bool = False
     target: targets.Target | None = None
+    shared: str | None = None
 
     def run(self, keeping: Keeping) -> LinkResult:
         """Make the environment exist.
@@ -183,7 +189,7 @@ class Linking:
             self.budget.check()
             made = self._make(ready, base)
             # Warnings have to be said every time.
-            if made.record is not None and not ready.locked.warnings:
+            if made.record is not None and not ready.locked.warnings and not ready.borrowed.warnings:
                 self._remember(ready, made.record, stats)
             # Under the lease on all of it, which has been there since before it was looked for.
             directory = ready.key if made.record is None else made.record.directory
@@ -330,7 +336,10 @@ class Linking:
             wheels = locked.lock.wheels
             digests, names = [wheel.digest for wheel in wheels], [wheel.name for wheel in wheels]
             options = settled(self._present(names) if self.lenient else self.options, names)
-            key = environment_key(digests, base, options)
+            borrowed = self._borrowed(stack, wheels)
+            lent = {digest: plan.identity for digest, plan in borrowed.plans.items()}
+            key = environment_key([lent.get(digest, digest) for digest in digests], base, options)
+            wheels = tuple(wheel for wheel in wheels if wheel.digest not in lent)
             working = stack.enter_context(
                 leases.take(self.store.layout, environment=key, digests=digests, lock=locked.digest)
             )
@@ -346,10 +355,28 @@ class Linking:
         if missing:
             with self.clock.step("fetch"):
                 present, fetched = self._fetched(locker, working, key, wheels)
-        plans = [*present, *(item.plan for item in fetched)]
+        plans = [*borrowed.plans.values(), *present, *(item.plan for item in fetched)]
         return _Ready(
-            locked=locked, options=options, key=key, working=working, plans=plans, fetched=tuple(fetched)
+            locked=locked,
+            options=options,
+            key=key,
+            working=working,
+            plans=plans,
+            fetched=tuple(fetched),
+            borrowed=borrowed,
         )
+
+    def _borrowed(self, stack: ExitStack, wheels: Sequence[LockedWheel]) -> Borrowed:
+        """Have what the shared store lends, leased for as long as ``stack`` is open."""
+        shared, warnings = sharing.opened(self.shared)
+        if shared is None or not wheels:
+            return Borrowed(warnings=warnings)
+        # Before it is known what the environment is called, which depends on what is lent.
+        lease = stack.enter_context(
+            leases.take(self.store.layout, digests=[wheel.digest for wheel in wheels])
+        )
+        with self.clock.step("borrow"):
+            return shared.borrow(self.store, lease, wheels)
 
     def _fetched(
         self, locker: Locker, working: Lease, key: EnvironmentKey, wheels: Sequence[LockedWheel]
@@ -401,7 +428,8 @@ class Linking:
             lock=record.lock,
             # The store's own marker too, relative to the environment: a hit must not miss a change of format.
             own={path: fs.stat_token(f"{root}/{path}") for path in (*record.own, "../../store.json")},
-            stats=stats,
+            # A wheel that is not there any more, or not as it was, is no hit.
+            stats={**stats, **ready.borrowed.tokens},
             until=ready.locked.until,
             size=sum(plan.unpacked for plan in ready.plans),
             resolved_at=ready.locked.resolved_at,
@@ -416,6 +444,7 @@ class Linking:
             for item in fetched
             for warning in item.warnings
         )
+        lent = frozenset(ready.borrowed.plans)
         sizes = {plan.reference.digest: plan.unpacked for plan in ready.plans}
         unpacked = sum(size for digest, size in sizes.items() if digest in new)
         return LinkResult(
@@ -423,14 +452,14 @@ class Linking:
             python=f"{made.place}/bin/python",
             environment=made.place,
             lock=locks.lock_path(self.store.layout, made.lock),
-            packages=tuple(_package(wheel, new) for wheel in made.wheels),
+            packages=tuple(_package(wheel, new, lent) for wheel in made.wheels),
             downloaded=sum(item.size for item in fetched),
             unpacked=unpacked,
             shared=sum(sizes.values()) - unpacked,
             resolved_at=ready.locked.resolved_at or None,
             user_site=self.options.user_site,
             compiled=made.compiled,
-            warnings=(*ready.locked.warnings, *odd, *made.warnings),
+            warnings=(*ready.locked.warnings, *ready.borrowed.warnings, *odd, *made.warnings),
             timings=self.clock.finish(),
             lease=kept,
             by_hand=made.by_hand,
@@ -466,5 +495,7 @@ def _pip_that_follows_links(
         )
 
 
-def _package(wheel: EntryReference, new: frozenset[Digest]) -> LinkedPackage:
-    return LinkedPackage(wheel.name, wheel.version, wheel.digest, reused=wheel.digest not in new)
+def _package(wheel: EntryReference, new: frozenset[Digest], lent: frozenset[Digest]) -> LinkedPackage:
+    return LinkedPackage(
+        wheel.name, wheel.version, wheel.digest, reused=wheel.digest not in new, shared=wheel.digest in lent
+    )

@@ -81,6 +81,7 @@ class Outcome:
                     "version": package.version,
                     "digest": package.digest,
                     "reused": package.reused,
+                    "store": "shared" if package.shared else "own",
                 }
                 for package in self.packages
             ],

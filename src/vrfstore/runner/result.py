@@ -13,12 +13,16 @@ __all__ = ["LinkResult", "LinkedPackage"]
 
 @dataclass(frozen=True, slots=True)
 class LinkedPackage:
-    """One distribution of an environment. ``reused`` says that its entry was there before."""
+    """One distribution of an environment.
+
+    ``reused`` says that nothing had to be fetched for it, ``shared`` that its files are those of the shared store.
+    """
 
     name: str
     version: str
     digest: Digest
     reused: bool
+    shared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -45,6 +45,7 @@ class Source:
         manifest: Its manifest as the archive has it; empty where the wheel comes instead.
         files: Its own files in the order of the archive; none where the wheel comes instead.
         wheel: The path of the wheel, where that comes.
+        lent: Whether its files are links into a shared store.
     """
 
     entry: ArchivedEntry
@@ -52,6 +53,7 @@ class Source:
     manifest: bytes = b""
     files: tuple[StoredFile, ...] = ()
     wheel: str | None = None
+    lent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def tree_source(store: Store, directory: str) -> Source:
     except FormatError as error:
         raise _damaged(error.message, path, "manifest.json") from error
     files = tuple(archive.in_order(own, dist_info))
-    return Source(entry=entry, directory=path, manifest=data, files=files)
+    return Source(entry=entry, directory=path, manifest=data, files=files, lent=bool(manifest.lender))
 
 
 def wheel_source(store: Store, manifest: Manifest, wheel: str) -> Source:
@@ -176,11 +178,21 @@ def _members(
             continue
         yield archive.manifest_member(entry), entry.manifest, archive.FILE, iter([source.manifest])
         for file in source.files:
-            yield archive.member_of(entry, file), file.size, file.mode, _file(source.directory, file)
+            yield (
+                archive.member_of(entry, file),
+                file.size,
+                file.mode,
+                _file(source.directory, file, lent=source.lent),
+            )
 
 
-def _file(directory: str, file: StoredFile) -> Iterator[bytes]:
+def _file(directory: str, file: StoredFile, *, lent: bool) -> Iterator[bytes]:
     """Yield the content of a file of an entry; it is what the manifest says, or an error is raised.
+
+    Args:
+        directory: The entry.
+        file: What the manifest says.
+        lent: It is a link to the file of a shared store.
 
     Raises:
         StoreDamagedError: It is not.
@@ -188,7 +200,7 @@ def _file(directory: str, file: StoredFile) -> Iterator[bytes]:
     sha256 = hashlib.sha256()
     seen = 0
     try:
-        for data in _content(f"{directory}/{file.path}", os.O_NOFOLLOW):
+        for data in _content(f"{directory}/{file.path}", 0 if lent else os.O_NOFOLLOW):
             seen += len(data)
             if seen > file.size:
                 break

@@ -141,6 +141,7 @@ def _fill(store: Store, staging: str, reference: EntryReference, merged: Sequenc
     owners: dict[str, EntryReference] = {}
     files: dict[str, StoredFile] = {}
     links: dict[str, str] = {}
+    lent: dict[str, str | None] = {}
     for number, member in enumerate(merged):
         directory = member.reference.directory
         manifest = store.manifest(directory)
@@ -150,13 +151,15 @@ def _fill(store: Store, staging: str, reference: EntryReference, merged: Sequenc
                 # allow collisions, the last wins, as there.
                 files[file.path] = file
                 sources[file.path] = f"{store.layout.of('entries', directory)}/{file.path}"
+                lent[file.path] = manifest.links.get(file.path)
                 owners[file.path] = member.reference
         here, there = (f"entries/{name}/{SITE_PACKAGES}/" for name in (directory, reference.directory))
         links |= {
             f"links/{number}/{path.removeprefix('links/')}": target.replace(here, there)
             for path, target in manifest.links.items()
-            if here in target
+            if path.startswith("links/") and here in target
         }
+    links |= {path: target for path, target in lent.items() if target is not None}
     _check_collisions(owners)
     plan = EntryPlan(
         reference=reference,
@@ -182,6 +185,8 @@ def _fill(store: Store, staging: str, reference: EntryReference, merged: Sequenc
     for directory in sorted(manifest.directories):
         fs.make_directory(f"{staging}/{directory}")
     for path, source in sources.items():
+        if path in links:  # of a shared store: a link of its own leads there
+            continue
         try:
             fs.hard_link_or_copy(source, f"{staging}/{path}")
         except FileNotFoundError as error:

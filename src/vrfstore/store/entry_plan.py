@@ -360,6 +360,7 @@ def plan_to_json(plan: EntryPlan) -> dict[str, object]:
         "libraries": [plan.libraries.shipped, plan.libraries.needs, plan.libraries.escapes],
         "members": list(plan.members),
         "claimed": plan.claimed,
+        **({"shared": plan.shared} if plan.shared else {}),
     }
 
 
@@ -397,4 +398,5 @@ def plan_from_json(value: Mapping[str, Any]) -> EntryPlan:
         ),
         members=tuple(value["members"]),
         claimed=value["claimed"],
+        shared=value.get("shared", ""),
     )

@@ -5,6 +5,8 @@
     <store>/
       store.json                      format version, store id
       modules.jsonl                   memo: which distribution brought which module; see store.modules
+      shared.json                     the stores that this one borrows from; see store.clients
+      clients/<client>.json           what other stores borrow from this one; only where its owner has made it
       entries/<short>-<name>-<ver>/   an unpacked wheel, sealed
           site-packages/ data/ scripts/ headers/     the wheel, by scheme
           links/                                     ready-made inodes that environments hard-link
@@ -96,6 +98,11 @@ class Layout:
     def modules(self) -> str:
         """``modules.jsonl``."""
         return f"{self.root}/modules.jsonl"
+
+    @property
+    def lenders(self) -> str:
+        """``shared.json``."""
+        return f"{self.root}/shared.json"
 
     @property
     def condemned(self) -> str:

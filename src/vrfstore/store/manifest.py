@@ -41,7 +41,8 @@ class Manifest:
         filename: The wheel's file name.
         origin: Where the wheel came from, for a repair: a URL without credentials, an absolute path, or nothing.
         files: The regular files, sorted by path.
-        links: The target of each symlink by its path, such as ``links/0``.
+        links: The target of each symlink by its path, such as ``links/0``. A path that is among the files as well is a
+            link to such a file in the entry of a shared store (``store.shared``).
     """
 
     reference: EntryReference
@@ -55,6 +56,17 @@ class Manifest:
         """Every directory below the entry, those for bytecode among them."""
         paths = [*(file.path for file in self.files), *self.links]
         return parents(paths) | bytecode_directories(paths) | {"links", BYTECODE}
+
+    @property
+    def own_files(self) -> tuple[StoredFile, ...]:
+        """The files that are here, and not in a shared store."""
+        return tuple(file for file in self.files if file.path not in self.links)
+
+    @property
+    def lender(self) -> str:
+        """The entry of a shared store that has the other files, an absolute path; empty where there are none."""
+        lent = (file.path for file in self.files if file.path in self.links)
+        return next((self.links[path].removesuffix(f"/{path}") for path in lent), "")
 
     def to_json(self) -> dict[str, object]:
         """Return the manifest as ``manifest.json`` holds it, with a checksum of itself."""

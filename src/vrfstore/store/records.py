@@ -44,6 +44,7 @@ class EnvironmentRecord:
         library: The name of its library directory, such as ``python3.11``.
         wheels: The entries it links to, in the order of their names.
         composites: The composites it links to.
+        shared: The directory names of those entries whose files are in a shared store.
         lock: The digest that names its lock in ``locks/``.
         own: For each of its own paths that tell whether somebody changed it, its ``own_token``.
     """
@@ -59,6 +60,7 @@ class EnvironmentRecord:
     asked: str = ""
     options: LinkOptions = field(default_factory=LinkOptions)
     composites: tuple[EntryReference, ...] = ()
+    shared: frozenset[str] = frozenset()
 
     @property
     def entries(self) -> frozenset[str]:
@@ -91,6 +93,7 @@ def record_to_json(record: EnvironmentRecord) -> bytes:
             "composites": references_to_json(record.composites),
             "lock": record.lock,
             "own": record.own,
+            **({"shared": sorted(record.shared)} if record.shared else {}),
         }
     )
 
@@ -154,6 +157,7 @@ def read(layout: Layout, directory: str) -> EnvironmentRecord:
             asked=codec.text(value["asked"]),
             options=options_from_json(value["options"]),
             composites=tuple(references_from_json(value["composites"])),
+            shared=frozenset(map(codec.text, value.get("shared", ()))),
         )
     except FileNotFoundError:
         if os.path.isdir(os.path.dirname(path)):

@@ -371,7 +371,9 @@ class Store:
         """Return when a composite is not condemned; the caller has leased its digest. See ``await_entries``."""
         condemned.wait_until_clear(self.layout, {f"entries/{reference.directory}"})
 
-    def entry(self, digest: Digest, name: str, version: str, claimed: str = "") -> EntryPlan | None:
+    def entry(
+        self, digest: Digest, name: str, version: str, *, claimed: str = "", shared: str = ""
+    ) -> EntryPlan | None:
         """Return the plan of an entry, if that is in the store.
 
         Args:
@@ -379,6 +381,7 @@ class Store:
             name: Its normalised name.
             version: Its version.
             claimed: Of an entry that came with an archive and without its wheel; see ``EntryPlan``.
+            shared: Of an entry whose files are in a shared store; see ``EntryPlan``.
 
         Raises:
             StoreDamagedError: It is there, but its plan cannot be read.
@@ -393,7 +396,7 @@ class Store:
             except StoreDamagedError as error:
                 damaged = damaged or error  # maybe another one's, or a mere claim
                 continue
-            if plan.reference.digest == digest and plan.claimed == claimed:
+            if (plan.reference.digest, plan.claimed, plan.shared) == (digest, claimed, shared):
                 return plan
         if damaged is not None:
             raise damaged

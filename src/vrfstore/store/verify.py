@@ -140,7 +140,8 @@ def compare(
     Returns:
         The problems, and the pycs that an interpreter wrote itself.
     """
-    files = (*manifest.files, _own_file(manifest))
+    files = (*manifest.own_files, _own_file(manifest))
+    lender = manifest.lender
     problems = [
         *itertools.chain.from_iterable(_compare_file(file, found.get(file.path)) for file in files),
         *itertools.chain.from_iterable(
@@ -153,7 +154,9 @@ def compare(
         *(
             _problem("bytecode", path, "is not what was compiled")
             for path, pyc in compiled.items()
-            if path in found and found[path] != Seen(kind="file", size=pyc.size, mode=_FILE)
+            if path in found
+            and found[path] != Seen(kind="file", size=pyc.size, mode=_FILE)
+            and not (lender and found[path] == Seen(kind="link", target=f"{lender}/{path}"))
         ),
     ]
     known = {*(file.path for file in manifest.files), *manifest.links, *manifest.directories, _MANIFEST}
@@ -282,8 +285,10 @@ def _check(store: Store, directory: str, *, full: bool, stopped: Callable[[], bo
     if full:
         # What has another mode may have other bytes too, and a repair that goes by this would leave them.
         wrong = {problem.path for problem in problems if problem.kind != "mode"}
-        contents = {path: pyc.sha256 for path, pyc in compiled.items() if path in found}
-        contents |= {file.path: file.sha256 for file in (*manifest.files, _own_file(manifest))}
+        # What is in a shared store is for its owner to look at.
+        here = {path for path, seen in found.items() if seen.kind != "link"}
+        contents = {path: pyc.sha256 for path, pyc in compiled.items() if path in here}
+        contents |= {file.path: file.sha256 for file in (*manifest.own_files, _own_file(manifest))}
         changed, read = _check_bytes(
             root, {path: sha256 for path, sha256 in contents.items() if path not in wrong}, stopped
         )

@@ -207,6 +207,42 @@ class Leftover:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Lender:
+    """A shared store that the store borrows from, or is to.
+
+    Attributes:
+        root: Where it is.
+        asked: Whether links of now are to borrow from it.
+        complaint: Why it cannot be used, in words.
+        borrowed: How many entries are borrowed from it.
+        gone: How many of these are not there any more.
+        told: Whether its gc can be told what is borrowed.
+    """
+
+    root: str
+    asked: bool = False
+    complaint: str = ""
+    borrowed: int = 0
+    gone: int = 0
+    told: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Borrowers:
+    """The place where other stores leave what they borrow from this one.
+
+    Attributes:
+        guarded: Whether nobody can take away what another has left.
+        known: How many stores have left something.
+        unread: What has been left and cannot be read, by path.
+    """
+
+    guarded: bool
+    known: int = 0
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """Everything that ``judge`` needs to know.
 
@@ -217,6 +253,8 @@ class Facts:
         bases: The interpreters of the environments on disk.
         unread: Environments whose record cannot be read.
         leftover: ``None`` where there is no store.
+        lenders: The shared stores that it borrows from.
+        borrowers: Who borrows from it; ``None`` where nobody could say so.
     """
 
     root: str
@@ -230,3 +268,5 @@ class Facts:
     bases: tuple[Base, ...] = ()
     unread: int = 0
     leftover: Leftover | None = None
+    lenders: tuple[Lender, ...] = ()
+    borrowers: Borrowers | None = None

@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from vrfstore.runner.doctor.facts import NETWORK, Base, Facts, Finding, Mount, State, Tools
+from vrfstore.runner.doctor.facts import NETWORK, Base, Facts, Finding, Lender, Mount, State, Tools
 from vrfstore.store.layout import FORMAT
 
 __all__ = ["judge"]
@@ -45,6 +45,8 @@ def judge(facts: Facts) -> tuple[Finding, ...]:
         *_judge_interpreters(facts),
         *_judge_tools(facts.tools),
         *_judge_leftovers(facts),
+        *(_judge_lender(lender) for lender in facts.lenders),
+        *_judge_borrowers(facts),
     )
 
 
@@ -323,6 +325,38 @@ def _judge_leftovers(facts: Facts) -> Iterator[Finding]:
         yield Finding("leftovers", "note", message, "remove them with: vrfstore gc")
     elif not found.stale_list:
         yield Finding("leftovers", "good", "none")
+
+
+def _judge_lender(lender: Lender) -> Finding:
+    if lender.complaint:
+        advice = "see whether it is mounted and who may read it, or link with --no-shared-store"
+        return Finding("shared store", "bad" if lender.borrowed else "note", lender.complaint, advice)
+    found = f"{lender.root}, {lender.borrowed} entries borrowed"
+    if lender.gone:
+        message = f"{found}; {lender.gone} of them are not there any more"
+        advice = "link again what uses them; ask whoever collects there to make a directory clients (docs/sharing.md)"
+        return Finding("shared store", "bad", message, advice)
+    if not lender.told:
+        message = f"{found}; its gc cannot be told which"
+        advice = (
+            "ask whoever collects there to make a directory clients (docs/sharing.md), or never to collect"
+        )
+        return Finding("shared store", "note", message, advice)
+    return Finding("shared store", "good", f"{found}; its gc is told which")
+
+
+def _judge_borrowers(facts: Facts) -> Iterator[Finding]:
+    found, place = facts.borrowers, f"{facts.root}/clients"
+    if found is None:
+        return
+    if not found.guarded:
+        message = f"in {place} everybody can remove what another store has left, which then is collected"
+        yield Finding("clients", "bad", message, f"chmod 1777 {shlex.quote(place)}")
+    if found.unread:
+        message = f"what is older than these is kept, since they cannot be read: {_several(found.unread)}"
+        yield Finding("clients", "note", message, "remove those that you know nobody needs")
+    if found.guarded and not found.unread:
+        yield Finding("clients", "good", f"{found.known} other stores borrow from this one")
 
 
 def _options(facts: Facts) -> frozenset[str]:

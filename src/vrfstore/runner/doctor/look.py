@@ -16,6 +16,7 @@ from vrfstore import codec, fs
 from vrfstore.errors import InterpreterError, StoreDamagedError
 from vrfstore.gc import scan
 from vrfstore.runner.doctor.facts import Base, Clock, Disk, Facts, Leftover, Mount, Place, Probes, Tools
+from vrfstore.runner.doctor.lending import borrowers, lenders
 from vrfstore.store import leases
 from vrfstore.store.layout import FORMAT, SUBDIRECTORIES, Layout
 from vrfstore.store.store import Store
@@ -56,6 +57,8 @@ def look(root: str, variables: Mapping[str, str]) -> Facts:
         bases=bases,
         unread=unread,
         leftover=leftover,
+        lenders=lenders(layout, variables, there=there),
+        borrowers=borrowers(layout) if there else None,
     )
 
 
