@@ -46,6 +46,9 @@ STAND_INS = {
 PROJECT = "/srv/report"
 """Where the documents have a project whose path has to be written out."""
 
+SHARED_STORE = "/srv/vrfstore"
+"""Where they have a store that lends."""
+
 
 def fenced(guide: Path) -> list[tuple[str, str]]:
     """The blocks of a document, those in lists too: languages and texts."""
@@ -95,8 +98,9 @@ def project(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def run(command: str, project: Path) -> subprocess.CompletedProcess[str]:
     """Run a text in a shell that ends with the first command that fails."""
+    here = command.replace(PROJECT, str(project)).replace(SHARED_STORE, f"{project}-shared")
     return subprocess.run(
-        ["/bin/sh", "-euc", command.replace(PROJECT, str(project))],
+        ["/bin/sh", "-euc", here],
         cwd=project,
         capture_output=True,
         text=True,
