@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 
 import click
@@ -92,6 +91,8 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort: a bug must not look like a command's 1
         found = as_error(error)
         if is_bug(error) and sys.stderr is not None:
+            import traceback  # noqa: PLC0415 - 4 ms, for defects
+
             traceback.print_exc(file=sys.stderr)
         code = render.error(found, as_json=as_json, of_link=of_link)
         if isinstance(error, OSError) and error.filename == render.STDOUT:

@@ -25,12 +25,10 @@ from packaging.utils import canonicalize_name
 
 from vrfstore.errors import RequirementsError, ResolutionError, UsageError
 from vrfstore.model import Interpreter, LockFile, Requirement, Requirements
-from vrfstore.requirements import lockfile, parse
+from vrfstore.requirements import parse
 from vrfstore.requirements.gathering import Gathering
 from vrfstore.requirements.parse import decode, shown, unique
 from vrfstore.requirements.places import beside
-from vrfstore.requirements.project import read_project
-from vrfstore.requirements.script import NO_BLOCK, read_script
 from vrfstore.requirements.texts import read_text
 from vrfstore.tags import allows_python
 
@@ -176,10 +174,14 @@ class _Asked:
             case "lock":
                 _read_lock(self.gathering, data, path, trusted=trusted)
             case "project":
+                from vrfstore.requirements.project import read_project  # noqa: PLC0415 - 2 ms, for projects
+
                 read_project(
                     self.gathering, data, path, extras=self.extras, groups=self.groups, trusted=trusted
                 )
             case "script":
+                from vrfstore.requirements.script import read_script  # noqa: PLC0415 - for scripts
+
                 read_script(self.gathering, data, path, trusted=trusted)
             case "text":
                 read_text(self.gathering, data, path, trusted=trusted)
@@ -220,6 +222,8 @@ def read_beside(
     Raises:
         RequirementsError: See ``read``; or neither says anything.
     """
+    from vrfstore.requirements.script import NO_BLOCK  # noqa: PLC0415 - for scripts
+
     try:
         return read((script,), trusted=trusted, contents=contents, before_reading=before_reading)
     except RequirementsError as error:
@@ -302,6 +306,8 @@ def _read_lock(gathering: Gathering, data: bytes, path: str, *, trusted: bool) -
             None,
             "give requirements instead, or say that the file is trusted",
         )
+    from vrfstore.requirements import lockfile  # noqa: PLC0415 - 5 ms, for locks
+
     lock = LockFile(path, decode(data, path))
     extras, groups = lockfile.offered(lock)
     gathering.extras |= extras

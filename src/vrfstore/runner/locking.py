@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from vrfstore.errors import PackageIndexError, ResolutionError
 from vrfstore.model import Event, Interpreter, Lock, Requirements, Watcher
 from vrfstore.requirements import base as of_base
-from vrfstore.requirements import by_pip, inputs, resolve
+from vrfstore.requirements import inputs
 from vrfstore.requirements import lock as locks
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
@@ -128,6 +128,8 @@ class Locker:
     @property
     def may_ask_pip(self) -> bool:
         """Whether another resolver than pip was asked, and pip may be asked instead."""
+        from vrfstore.requirements import by_pip, resolve  # noqa: PLC0415 - 6 ms, for those who resolve
+
         chosen = resolve.choose(self.policy.resolver, self.request)
         return self.policy.resolver is None and not self.policy.offline and chosen is not by_pip.solve
 
@@ -203,6 +205,8 @@ class Locker:
                 "link it once without --offline, or give a pylock.toml whose wheels are in the store",
             )
         # Only what is in locks, and nothing is built: a build may want the network for what it needs itself.
+        from vrfstore.requirements import resolve  # noqa: PLC0415 - as above
+
         request = replace(self.request, allow_builds=False)
         return self._kept(resolve.resolve(self.store, self.session, request, log="", budget=self.budget))
 
@@ -219,6 +223,8 @@ class Locker:
         )
 
     def _resolved(self, digest: str, preferred: Mapping[str, str], *, fresh: bool) -> Locked:
+        from vrfstore.requirements import resolve  # noqa: PLC0415 - as above
+
         self.watch(Event(kind="resolving", subject=self.request.requirements.path))
         with self.clock.step("resolve"):
             lock = resolve.resolve(
