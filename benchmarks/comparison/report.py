@@ -1,0 +1,188 @@
+"""Markdown of a run: what was measured on what, the floors, and a table for each scenario and workload. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+
+from comparison.figures import Spread, ratio, spread
+from comparison.floors import FLOORS, Floor, Judged, judge
+from comparison.model import Run, Series
+
+__all__ = ["markdown", "seconds", "size"]
+
+TITLES = {
+    "install-cold": "install-cold: a new environment, empty caches",
+    "install-warm": "install-warm: a new environment, caches full, venv making included",
+    "install-noop": "install-noop: nothing to do",
+    "install-incremental": "install-incremental: one package more",
+    "first-import-cold": "first-import-cold: from nothing to the end of the first import",
+    "first-import-warm": "first-import-warm: from full caches to the end of the first import",
+    "hit": "hit: the environment stands, and somebody asks for it",
+    "disk": "disk: environments that share most packages",
+    "delete": "delete: one environment",
+    "gc": "gc: everything goes",
+    "store-size": "store-size: by how much else there is in the store",
+}
+BASIC = ("wall", "processor", "peak")
+FIGURES = {"processor": "processor time", "peak": "peak memory"}
+
+
+def seconds(value: float) -> str:
+    """Return a time with three digits, in the unit that suits it."""
+    for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms")):
+        if value < limit:
+            return f"{_digits(value * factor)} {unit}"
+    return f"{_digits(value)} s"
+
+
+def size(value: float) -> str:
+    """Return bytes in the unit that suits them."""
+    for limit, unit in ((1e3, "B"), (1e6, "kB"), (1e9, "MB")):
+        if value < limit:
+            return f"{_digits(value / (limit / 1e3))} {unit}"
+    return f"{_digits(value / 1e9)} GB"
+
+
+def _digits(value: float) -> str:
+    places = 0 if value >= 100 else 1 if value >= 10 else 2  # noqa: PLR2004 - three digits in all
+    return f"{value:,.{places}f}"
+
+
+def number(value: float) -> str:
+    """Return a number of things."""
+    return f"{value:,.0f}"
+
+
+def markdown(run: Run, *, drawings: Sequence[str] = (), floors: Sequence[Floor] = FLOORS) -> str:
+    """Return all of it.
+
+    Args:
+        run: What was found.
+        drawings: File names of drawings, relative to the text.
+        floors: What the figures have to be.
+    """
+    parts = [f"# Comparison: {run.name}", _about(run), "## Floors", _floors(judge(run, floors))]
+    parts += [f"![{name.removesuffix('.svg')}]({name})" for name in drawings]
+    for title, every in _grouped(run.series):
+        parts += [f"## {title}", *(_table(list(group), run) for group in every)]
+    if run.left_out:
+        parts += ["## Not measured", "\n".join(f"- {line}" for line in run.left_out)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _grouped(series: Iterable[Series]) -> Iterable[tuple[str, list[list[Series]]]]:
+    """Return the series by title, and below that by workload, both in the order in which they first came."""
+    titles: dict[str, dict[str, list[Series]]] = {}
+    for each in series:
+        scenario = each.key.scenario
+        count = scenario.removeprefix("at-once-")
+        title = TITLES.get(scenario, f"at-once: {count} environments side by side" if count != scenario else scenario)
+        titles.setdefault(title, {}).setdefault(each.key.workload, []).append(each)
+    return [(title, list(groups.values())) for title, groups in titles.items()]
+
+
+def _about(run: Run) -> str:
+    """Return what was measured, where and when."""
+    machine = run.machine
+    dirty = ", with changes that are not committed" if run.commit["dirty"] else ""
+    lines = [
+        f"- commit {run.commit['id'][:12]}{dirty}; {run.began}, effort {run.effort}, {run.seconds / 60:.0f} minutes",
+        f"- kernel {machine['kernel']}, {machine['file_system']}, {machine['processors']} × {machine['processor']}, "
+        f"{size(machine['memory'])} of memory, load {' '.join(map(str, machine['load']))} at the beginning",
+        f"- {'; '.join(f'{name}: {version}' for name, version in run.tools.items())}",
+    ]
+    lines += [
+        f"- {name}: {workload.wheels} wheels of {size(workload.packed)}, "
+        f"{number(workload.files)} files of {size(workload.unpacked)}"
+        for name, workload in run.workloads.items()
+    ]
+    return "\n".join(lines)
+
+
+def _floors(judged: Iterable[Judged]) -> str:
+    rows = [["", "against", "wanted", "found", ""]]
+    for each in judged:
+        verdict = {True: "met", False: "**not met**", None: each.why}[each.met]
+        found = "" if each.found is None else _times(each.found)
+        rows.append([each.floor.what, each.floor.against, each.floor.wanted, found, verdict])
+    return _rows(rows)
+
+
+def _times(theirs_by_ours: float) -> str:
+    """Return a ratio in words, from our point of view."""
+    if theirs_by_ours >= 1:
+        return f"{_digits(theirs_by_ours)} times less"
+    return f"{_digits(1 / theirs_by_ours)} times more"
+
+
+def _table(group: Sequence[Series], run: Run) -> str:
+    """Return the table of one scenario and workload; ratios are to the first series, which is ours."""
+    ours = _reference(group)
+    names = list(dict.fromkeys(name for each in group for found in each.rounds.values() for name in found))
+    columns = [name for name in names if name not in BASIC]
+    lead = "wall" if "wall" in names else columns[0] if columns else "wall"
+    workload = group[0].key.workload
+    if lead != "wall":
+        columns.remove(lead)
+    head = [workload, "median", "quartiles", "rounds", "vrfstore is", *columns, *(FIGURES[name] for name in FIGURES)]
+    rows = [head]
+    for each in group:
+        if each.failure and not each.rounds:
+            rows.append([each.key.tool, f"failed: {_inline(each.failure)}"] + [""] * (len(head) - 2))
+            continue
+        rows.append(_row(each, ours, lead, columns))
+    return _rows(rows)
+
+
+def _reference(group: Sequence[Series]) -> Series | None:
+    """Return what the others are compared with: the first of ours that is a whole process."""
+    return next((each for each in group if each.key.tool.startswith("vrfstore")), None)
+
+
+def _row(series: Series, ours: Series | None, lead: str, columns: Sequence[str]) -> list[str]:
+    whole = spread(series.values(lead))
+    failed = f" (then failed: {_inline(series.failure)})" if series.failure else ""
+    shown = _shown(lead)
+    row = [series.key.tool + failed]
+    if whole is None:
+        row += ["", "", ""]
+    else:
+        row += [shown(whole.median), f"{shown(whole.low)} – {shown(whole.high)}", str(whole.count)]
+    row.append(_verdict(series, ours, lead))
+    for name in (*columns, *FIGURES):
+        found = spread(series.values(name))
+        row.append(_shown(name)(found.median) if found else "")
+    return row
+
+
+def _verdict(series: Series, ours: Series | None, lead: str) -> str:
+    """Say what ours is beside this one; what we lose is said as loudly as what we win."""
+    if ours is None or series is ours:
+        return ""
+    found = ratio(ours, series, lead)
+    if found is None:
+        return ""
+    better, worse = ("faster", "slower") if lead == "wall" else ("smaller", "larger")
+    if series.key.tool.startswith("vrfstore"):
+        return f"({_digits(found.median)} ×)"
+    words = f"{_digits(found.median)} × {better}" if found.median >= 1 else f"**{_digits(1 / found.median)} × {worse}**"
+    return words + (f" ({_digits(found.low)} – {_digits(found.high)})" if found.count > 1 else "")
+
+
+def _shown(name: str) -> Callable[[float], str]:
+    """Return how a figure is written."""
+    if name.startswith("inodes"):
+        return number
+    return size if name == "peak" or name.startswith("bytes") else seconds
+
+
+def _inline(text: str) -> str:
+    """Return a line that cannot end a cell."""
+    return text.replace("|", "¦")[:120]
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> str:
+    head, *others = rows
+    lines = [head, ["---"] * len(head), *others]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
