@@ -144,6 +144,16 @@ def write(found: Run, directory: Path) -> None:
     place.with_suffix(".md").write_text(markdown(found, drawings=drawings))
 
 
+def chosen(jobs: Iterable[Job], asked: argparse.Namespace) -> list[Job]:
+    """Return the jobs that are asked for, all if nothing is said."""
+    return [
+        replace(job, rounds=asked.rounds or job.rounds, tools=tools)
+        for job in jobs
+        if (not asked.only or job.scenario in asked.only) and (not asked.on or job.workload in asked.on)
+        if (tools := [tool for tool in job.tools if not asked.tool or tool in asked.tool])
+    ]
+
+
 def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(
@@ -153,13 +163,10 @@ def main() -> None:
     parser.add_argument("--name", help="what the files of the results are called; that of the effort otherwise")
     parser.add_argument("--only", action="append", metavar="SCENARIO", help="this scenario; may be repeated")
     parser.add_argument("--on", action="append", metavar="WORKLOAD", help="this workload; may be repeated")
+    parser.add_argument("--tool", action="append", help="this tool; may be repeated")
     parser.add_argument("--rounds", type=int, help="so many rounds, whatever is planned")
     asked = parser.parse_args()
-    jobs = [
-        replace(job, rounds=asked.rounds or job.rounds)
-        for job in plan(asked.effort)
-        if (not asked.only or job.scenario in asked.only) and (not asked.on or job.workload in asked.on)
-    ]
+    jobs = chosen(plan(asked.effort), asked)
     found = run(asked.name or asked.effort, asked.effort, jobs)
     write(found, RESULTS)
     print((RESULTS / f"{found.name}.md").read_text())

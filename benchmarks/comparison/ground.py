@@ -16,14 +16,14 @@ import tomli_w
 
 from comparison.processes import Command, Spawner, Taken
 from comparison.toolbox import Toolbox
-from comparison.tools import INSTALL, TOOLS, Asked, Place, Steps, Tool
+from comparison.tools import INSTALL, Asked, Place, Steps, Tool
 from comparison.workloads import Wheels, pins_of
 from vrfstore import fs
 
 __all__ = ["Ground", "Made", "remove", "scratch_directory"]
 
-PAUSE = 3.0
-"""Seconds after a large delete: a file system may make new inodes many times slower for a while."""
+LONGEST_PAUSE = 5.0
+"""Seconds after a delete at most: a file system may make new inodes many times slower for a while."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,15 +162,17 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
     try:
         yield Path(path)
     finally:
-        remove([Path(path)], pause=0.0)
+        remove([Path(path)], pause=False)
 
 
-def remove(paths: Sequence[Path], *, pause: float = PAUSE) -> None:
-    """Remove what is large, and wait until the file system has got over it."""
+def remove(paths: Sequence[Path], *, pause: bool = True) -> None:
+    """Remove trees, and wait twice as long as that took, until the file system has got over it."""
+    began = time.monotonic()
     for path in paths:
         if path.is_dir():
             fs.remove_tree(str(path))
         # What is not sealed may have a mount or a process in its way.
         shutil.rmtree(path, ignore_errors=True)
     os.sync()
-    time.sleep(pause)
+    if pause:
+        time.sleep(min(LONGEST_PAUSE, 2 * (time.monotonic() - began)))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from comparison.tools import BARE, IN_PROCESS, NODE
+from comparison.tools import BARE, FROM_LOCK, IN_PROCESS, NODE
 
 __all__ = ["EFFORTS", "Job", "plan", "seconds_for"]
 
@@ -19,7 +19,7 @@ EFFORTS = ("quick", "usual", "full")
 
 OURS, UV = "vrfstore", "uv"
 OFF, EAGER = "vrfstore --compile off", "vrfstore --compile eager"
-COMPILED, SYMLINKS, FROM_LOCK = "uv --compile-bytecode", "uv, symlinks", "uv, pylock.toml"
+COMPILED, SYMLINKS, PYLOCK = "uv --compile-bytecode", "uv, symlinks", "uv, pylock.toml"
 PIP, NOT_COMPILED, VIRTUALENV = "venv + pip", "venv + pip --no-compile", "virtualenv + pip"
 PDM, PEX = "PDM, symlinks", "pex --venv"
 OTHERS = (PIP, NOT_COMPILED, VIRTUALENV, PDM, PEX)
@@ -67,7 +67,7 @@ def _job(scenario: str, workload: str, rounds: int, *tools: str, **more: Any) ->
 def _quick() -> list[Job]:
     once = {PIP: 1}
     return [
-        _job("hit", "flask", 11, BARE, OURS, UV, NODE),
+        _job("hit", "flask", 11, BARE, OURS, FROM_LOCK, UV, NODE),
         _job("install-warm", "flask", 5, OURS, IN_PROCESS, UV, COMPILED, PIP, fewer=once),
         _job("install-cold", "flask", 3, OFF, OURS, EAGER, UV, COMPILED, PIP, fewer=once),
         _job("first-import-warm", "flask", 5, OURS, UV),
@@ -96,7 +96,7 @@ def _usual() -> list[Job]:
 
 def _document(few: Mapping[str, int]) -> list[Job]:
     """Return what is measured of the stack that most of the floors are about."""
-    on, colds = "document", (OFF, OURS, EAGER, UV, FROM_LOCK, COMPILED, PIP)
+    on, colds = "document", (OFF, OURS, EAGER, UV, PYLOCK, COMPILED, PIP)
     return [
         _job("install-warm", on, 9, OURS, IN_PROCESS, UV, COMPILED, SYMLINKS, fewer=few),
         _job("install-cold", on, 3, *colds, fewer=few, seconds=180),
@@ -113,9 +113,9 @@ def _document(few: Mapping[str, int]) -> list[Job]:
 def _small(on: str, *, rounds: int) -> list[Job]:
     """Return all that is quick enough for every tool."""
     few = dict.fromkeys(OTHERS, 2)
-    uvs = (UV, COMPILED, SYMLINKS, FROM_LOCK)
+    uvs = (UV, COMPILED, SYMLINKS, PYLOCK)
     return [
-        _job("hit", on, 3 * rounds, BARE, OURS, UV, NODE),
+        _job("hit", on, 3 * rounds, BARE, OURS, FROM_LOCK, UV, NODE),
         _job("install-warm", on, rounds, OURS, IN_PROCESS, *uvs, *OTHERS, fewer=few, seconds=120),
         _job("install-cold", on, rounds, OFF, OURS, EAGER, *uvs, *OTHERS, fewer=few, seconds=120),
         _job("install-noop", on, rounds, OURS, UV, PIP, PDM, fewer=few),
@@ -130,7 +130,7 @@ def _pair(on: str) -> list[Job]:
     """Return the least that is known of a workload."""
     return [
         _job("install-warm", on, 7, OURS, IN_PROCESS, UV, seconds=30),
-        _job("install-cold", on, 3, OFF, UV, FROM_LOCK, seconds=60),
+        _job("install-cold", on, 3, OFF, UV, PYLOCK, seconds=60),
         _job("first-import-warm", on, 3, OURS, UV, seconds=30),
     ]
 

@@ -25,7 +25,9 @@ class CommandError(Exception):
 
     def __init__(self, command: Command, status: int, output: str) -> None:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
-        self.line = lines[-1] if lines else f"exit code {status}"
+        # Where the run had its scratch directory says nothing, and would be another word in every run.
+        line = lines[-1] if lines else f"exit code {status}"
+        self.line = line.replace(command.directory, "…")
         super().__init__(f"{' '.join(command.words)}: exit code {status}\n{output}")
 
 

@@ -165,7 +165,7 @@ def _verdict(series: Series, ours: Series | None, lead: str) -> str:
         return ""
     better, worse = ("faster", "slower") if lead == "wall" else ("smaller", "larger")
     if series.key.tool.startswith("vrfstore"):
-        return f"({_digits(found.median)} ×)"
+        return f"{_digits(1 / found.median)} × its time" if lead == "wall" else ""
     words = f"{_digits(found.median)} × {better}" if found.median >= 1 else f"**{_digits(1 / found.median)} × {worse}**"
     return words + (f" ({_digits(found.low)} – {_digits(found.high)})" if found.count > 1 else "")
 

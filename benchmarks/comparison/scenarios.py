@@ -33,13 +33,14 @@ from comparison.model import Key
 from comparison.planning import Job
 from comparison.processes import Command
 from comparison.rounds import Contender
-from comparison.tools import BARE, IN_PROCESS, NODE, TOOLS, Asked, Place, Tool
+from comparison.tools import BARE, FROM_LOCK, IN_PROCESS, NODE, PLAIN, TOOLS, Asked, Place, Tool
 from comparison.workloads import without
 
 __all__ = ["SCENARIOS", "contenders"]
 
 HITS = Path(__file__).parent.parent.parent / "clients/node/bench/hits.js"
 INSIDE = Path(__file__).with_name("inside.py")
+OURS = "vrfstore"
 LONG_AGO = 90 * 86400.0
 
 
@@ -96,7 +97,7 @@ def _warm(ground: Ground, job: Job, name: str, _size: int) -> list[Contender]:
 
 def _inside(ground: Ground, asked: Asked) -> Callable[[int], Mapping[str, float]]:
     """Return a round of linking in a process that has started already."""
-    tool = TOOLS["vrfstore"]
+    tool = TOOLS[OURS]
 
     def run(_number: int) -> Mapping[str, float]:
         place = ground.place(ground.warmed(tool))
@@ -129,7 +130,12 @@ class _Standing:
 
 
 def _noop(ground: Ground, job: Job, name: str, _size: int) -> list[Contender]:
-    tool, asked = TOOLS[name], ground.asked()
+    return _again(ground, job, name, TOOLS[name])
+
+
+def _again(ground: Ground, job: Job, name: str, tool: Tool) -> list[Contender]:
+    """Return a contender that asks a tool again and again for what is there."""
+    asked = ground.asked()
     standing = _Standing(ground, tool, asked)
 
     def run(_number: int) -> Mapping[str, float]:
@@ -198,7 +204,7 @@ def _hit(ground: Ground, job: Job, name: str, _size: int) -> list[Contender]:
         place = ground.place(ground.fresh("cache"))
         bare = place.command(ground.box.python, "-c", "pass")
         return [Contender(key=_key(job, name), run=lambda _: _figures(ground, bare))]
-    return _noop(ground, job, name, 0)
+    return _again(ground, job, name, {OURS: PLAIN, FROM_LOCK: TOOLS[OURS]}.get(name) or TOOLS[name])
 
 
 def _figures(ground: Ground, *commands: Command) -> dict[str, float]:

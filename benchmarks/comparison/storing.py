@@ -9,7 +9,7 @@ from comparison.ground import Ground, remove
 from comparison.model import Key
 from comparison.planning import Job
 from comparison.rounds import Contender
-from comparison.tools import TOOLS, Place
+from comparison.tools import PLAIN, TOOLS, Place
 
 __all__ = ["contenders"]
 
@@ -28,12 +28,13 @@ def contenders(ground: Ground, job: Job, name: str, size: int) -> list[Contender
             words = [ground.box.python, STOCKED, cache / "store", cache, str(size)]
             ground.spawner.run(place.command(*words))
             ground.make(tool, place, asked)
+            ground.make(PLAIN, place, asked)
             ground.spawner.run(ground.nothing(cache), settle=True)
             standing.append(place)
         return standing[0]
 
     def hit(_number: int) -> Mapping[str, float]:
-        return ground.make(tool, stock(), asked).figures
+        return ground.make(PLAIN, stock(), asked).figures
 
     def link(_number: int) -> Mapping[str, float]:
         return ground.make(tool, ground.place(cache), asked).figures

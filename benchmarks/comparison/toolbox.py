@@ -69,9 +69,9 @@ def _said(words: Sequence[str]) -> str:
         )
     except OSError as error:
         return str(error)
-    said = (done.stdout.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    # pip says where it is installed as well.
-    return said.partition(" from ")[0]
+    lines = done.stdout.strip().splitlines() or [f"exit code {done.returncode}"]
+    # pip and virtualenv say where they are installed as well.
+    return lines[-1] if done.returncode else lines[0].partition(" from ")[0]
 
 
 def base_python() -> str:

@@ -14,10 +14,11 @@ from pathlib import Path
 from comparison.processes import Command
 from comparison.toolbox import Toolbox
 
-__all__ = ["BARE", "IN_PROCESS", "NODE", "TOOLS", "Asked", "Place", "Tool", "variables"]
+__all__ = ["BARE", "FROM_LOCK", "IN_PROCESS", "NODE", "TOOLS", "Asked", "Place", "Tool", "variables"]
 
 BARE = "python -c pass"
 IN_PROCESS = "vrfstore, in process"
+FROM_LOCK = "vrfstore, a lock and options"
 NODE = "vrfstore, from Node"
 
 INSTALL = "install"
@@ -108,6 +109,18 @@ def _vrfstore(name: str, *options: str) -> Tool:
         return {INSTALL: place.command(*words, *own, *options)}
 
     return Tool(name=name, make=link, again=link, managed=True)
+
+
+def _vrfstore_plain() -> Tool:
+    def link(place: Place, asked: Asked) -> Steps:
+        words = [place.box.vrfstore, "--store", place.cache / "store", "link", asked.pins]
+        return {INSTALL: place.command(*words, "--python", place.box.base)}
+
+    return Tool(name="vrfstore", make=link, again=link, managed=True)
+
+
+PLAIN = _vrfstore_plain()
+"""A requirements file without any options: what most callers say, and what the shortest way of a hit understands."""
 
 
 def _uv(name: str, *options: str, lock: bool = False) -> Tool:
