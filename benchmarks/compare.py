@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +28,7 @@ from comparison.machine import commit, machine
 from comparison.model import Run, Series
 from comparison.model import Workload as Size
 from comparison.planning import EFFORTS, Job, plan, seconds_for
-from comparison.processes import Spawner, spawner
+from comparison.processes import spawner
 from comparison.report import markdown
 from comparison.rounds import take_turns
 from comparison.scenarios import contenders
@@ -52,6 +54,7 @@ def measure(
     *,
     seconds: float | None = None,
     say: Callable[[str], None] = say,
+    calm: Callable[[], None] = os.sync,
 ) -> tuple[list[Series], list[str]]:
     """Run jobs, and return what they found and which there was no time for.
 
@@ -62,6 +65,7 @@ def measure(
         scratch: An empty directory.
         seconds: After so many no further job is begun; None for no limit.
         say: Is told of each job.
+        calm: Is called before each turn: nobody is to wait for what others have written.
     """
     end = float("inf") if seconds is None else time.monotonic() + seconds
     found: list[Series] = []
@@ -70,33 +74,20 @@ def measure(
         for workload, group in groupby(jobs, key=lambda job: job.workload):
             directory = scratch / f"{workload}-{len(found)}"
             directory.mkdir()
-            _on_one(list(group), wheels[workload], box, directory, spawning, end, say, found, left_out)
+            with serving.served([*wheels[workload].files, wheels[workload].added]) as index:
+                ground = Ground(
+                    spawner=spawning, box=box, scratch=directory, wheels=wheels[workload], index=index
+                )
+                for job in group:
+                    began = time.monotonic()
+                    if began >= end:
+                        left_out.append(f"{job.scenario} on {job.workload}: the time was up")
+                        continue
+                    until = min(end, began + job.seconds)
+                    found += take_turns(contenders(ground, job), job.rounds, until=until, calm=calm)
+                    say(f"{job.workload}: {job.scenario} took {time.monotonic() - began:.0f} s")
             remove([directory])
     return found, left_out
-
-
-def _on_one(  # noqa: PLR0913, PLR0917 - taken out of a loop
-    jobs: list[Job],
-    wheels: Wheels,
-    box: Toolbox,
-    scratch: Path,
-    spawning: Spawner,
-    end: float,
-    say: Callable[[str], None],
-    found: list[Series],
-    left_out: list[str],
-) -> None:
-    """Run the jobs of one workload."""
-    with serving.served([*wheels.files, wheels.added]) as index:
-        ground = Ground(spawner=spawning, box=box, scratch=scratch, wheels=wheels, index=index)
-        for job in jobs:
-            if time.monotonic() >= end:
-                left_out.append(f"{job.scenario} on {job.workload}: the time was up")
-                continue
-            began = time.monotonic()
-            until = min(end, began + job.seconds)
-            found += take_turns(contenders(ground, job), job.rounds, until=until, calm=ground.calm)
-            say(f"{job.workload}: {job.scenario} took {time.monotonic() - began:.0f} s")
 
 
 def prepared(names: Iterable[str]) -> dict[str, Wheels]:
@@ -106,13 +97,13 @@ def prepared(names: Iterable[str]) -> dict[str, Wheels]:
     return {name: Wheels(set=SETS[name], files=workloads.fetch(name, cache), added=added) for name in names}
 
 
-def run(name: str, effort: str, jobs: Sequence[Job]) -> Run:
-    """Set up, measure, and return all that was found."""
+def run(name: str, effort: str, jobs: Sequence[Job], parent: Path) -> Run:
+    """Set up, measure in a new directory there, and return all that was found."""
     say("setting up")
     box = toolbox.set_up(KEPT, say)
     wheels = prepared(dict.fromkeys(job.workload for job in jobs))
     about: dict[str, Size] = {each: workloads.described(wheels[each].files) for each in wheels}
-    with scratch_directory(ROOT) as scratch:
+    with scratch_directory(parent) as scratch:
         stands_on = machine(scratch)
         began, clock = datetime.now(UTC), time.monotonic()
         found, left_out = measure(jobs, wheels, box, scratch, seconds=seconds_for(effort))
@@ -130,18 +121,29 @@ def run(name: str, effort: str, jobs: Sequence[Job]) -> Run:
     )
 
 
-def write(found: Run, directory: Path) -> None:
-    """Write the results of a run, and draw them."""
+def write(found: Run, directory: Path, *, pictures: Path | None = KEPT / "tools/bin/python") -> None:
+    """Write the results of a run, and draw them.
+
+    Args:
+        found: The run.
+        directory: Where the files go.
+        pictures: An interpreter that has matplotlib; None for no drawings.
+    """
     directory.mkdir(exist_ok=True)
     place = directory / f"{found.name}.json"
     place.write_text(json.dumps(found.to_json(), indent=1) + "\n")
-    drawing = subprocess.run(
-        [KEPT / "tools/bin/python", PLOTS, place], capture_output=True, text=True, check=False
-    )
+    drawings = _draw(place, pictures) if pictures else []
+    place.with_suffix(".md").write_text(markdown(found, drawings=drawings))
+
+
+def _draw(results: Path, python: Path) -> list[str]:
+    """Draw results, and return the names of the files; none where that fails."""
+    words = [python, PLOTS, results]
+    drawing = subprocess.run(words, capture_output=True, text=True, check=False)
     if drawing.returncode:
         say(f"no drawings: {drawing.stderr.strip().splitlines()[-1]}")
-    drawings = drawing.stdout.split() if drawing.returncode == 0 else []
-    place.with_suffix(".md").write_text(markdown(found, drawings=drawings))
+        return []
+    return drawing.stdout.split()
 
 
 def chosen(jobs: Iterable[Job], asked: argparse.Namespace) -> list[Job]:
@@ -164,10 +166,15 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="SCENARIO", help="this scenario; may be repeated")
     parser.add_argument("--on", action="append", metavar="WORKLOAD", help="this workload; may be repeated")
     parser.add_argument("--tool", action="append", help="this tool; may be repeated")
+    parser.add_argument(
+        "--scratch", type=Path, default=ROOT, metavar="DIRECTORY", help="work there, on its file system"
+    )
     parser.add_argument("--rounds", type=int, help="so many rounds, whatever is planned")
     asked = parser.parse_args()
+    # Ended in good order: a scratch directory may have gigabytes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     jobs = chosen(plan(asked.effort), asked)
-    found = run(asked.name or asked.effort, asked.effort, jobs)
+    found = run(asked.name or asked.effort, asked.effort, jobs, asked.scratch)
     write(found, RESULTS)
     print((RESULTS / f"{found.name}.md").read_text())
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tomli_w
 
-from comparison.processes import Command, Spawner, Taken
+from comparison.processes import Spawner, Taken
 from comparison.toolbox import Toolbox
 from comparison.tools import INSTALL, Asked, Place, Steps, Tool
 from comparison.workloads import Wheels, pins_of
@@ -100,16 +100,16 @@ class Ground:
         Raises:
             CommandError: It did not get them.
         """
-        if tool.name not in self._warmed:
+        if tool.family not in self._warmed:
             cache = self.fresh("cache")
             self.make(tool, self.place(cache), self.asked(added=True))
-            self.spawner.run(self.nothing(cache), settle=True)
-            self._warmed[tool.name] = cache
-        return self._warmed[tool.name]
+            self.settle(cache)
+            self._warmed[tool.family] = cache
+        return self._warmed[tool.family]
 
-    def nothing(self, cache: Path) -> Command:
-        """Return a command that does nothing, to wait with for what others have left behind."""
-        return self.place(cache).command("true")
+    def settle(self, cache: Path) -> None:
+        """Wait until all has ended that commands have left behind: a command that does nothing does it."""
+        self.spawner.run(self.place(cache).command("true"), settle=True)
 
     def make(self, tool: Tool, place: Place, asked: Asked) -> Made:
         """Make an environment.
@@ -131,10 +131,6 @@ class Ground:
             environment = os.path.dirname(os.path.dirname(taken[INSTALL].output.strip().splitlines()[-1]))
         figures = total(taken.values()) | {name: each.wall for name, each in taken.items()}
         return Made(python=f"{environment}/bin/python", environment=environment, figures=figures)
-
-    def calm(self) -> None:
-        """Let everything reach the disk that others have written, so that nobody waits for it."""
-        os.sync()
 
 
 def total(taken: Iterator[Taken] | Sequence[Taken]) -> dict[str, float]:
@@ -173,6 +169,6 @@ def remove(paths: Sequence[Path], *, pause: bool = True) -> None:
             fs.remove_tree(str(path))
         # What is not sealed may have a mount or a process in its way.
         shutil.rmtree(path, ignore_errors=True)
-    os.sync()
     if pause:
+        os.sync()
         time.sleep(min(LONGEST_PAUSE, 2 * (time.monotonic() - began)))

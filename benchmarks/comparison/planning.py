@@ -24,7 +24,7 @@ PIP, NOT_COMPILED, VIRTUALENV = "venv + pip", "venv + pip --no-compile", "virtua
 PDM, PEX = "PDM, symlinks", "pex --venv"
 OTHERS = (PIP, NOT_COMPILED, VIRTUALENV, PDM, PEX)
 
-_SECONDS: Mapping[str, float | None] = {"quick": 110, "usual": 1500, "full": None}
+_SECONDS: Mapping[str, float | None] = {"quick": 110, "usual": 1400, "full": None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,12 +23,12 @@ class CommandError(Exception):
         line: The last line that it said.
     """
 
-    def __init__(self, command: Command, status: int, output: str) -> None:
+    def __init__(self, words: Sequence[str], status: int, output: str, directory: str) -> None:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         # Where the run had its scratch directory says nothing, and would be another word in every run.
         line = lines[-1] if lines else f"exit code {status}"
-        self.line = line.replace(command.directory, "…")
-        super().__init__(f"{' '.join(command.words)}: exit code {status}\n{output}")
+        self.line = line.replace(directory, "…")
+        super().__init__(f"{' '.join(words)}: exit code {status}\n{output}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +92,7 @@ class Spawner:
         said = json.loads(self._process.stdout.readline())
         for command, ended in zip(commands, said["ended"], strict=True):
             if ended["status"]:
-                raise CommandError(command, ended["status"], ended["output"])
+                raise CommandError(command.words, ended["status"], ended["output"], command.directory)
         return Taken(
             wall=said["wall"],
             processor=sum(ended["processor"] for ended in said["ended"]),

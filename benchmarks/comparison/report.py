@@ -9,7 +9,7 @@ from comparison.figures import Spread, ratio, spread
 from comparison.floors import FLOORS, Floor, Judged, judge
 from comparison.model import Run, Series
 
-__all__ = ["markdown", "seconds", "size"]
+__all__ = ["markdown", "seconds", "size", "table"]
 
 TITLES = {
     "install-cold": "install-cold: a new environment, empty caches",
@@ -24,6 +24,11 @@ TITLES = {
     "gc": "gc: everything goes",
     "store-size": "store-size: by how much else there is in the store",
 }
+EAGER = "vrfstore --compile eager"
+COMPILING = ("uv --compile-bytecode", "venv + pip", "virtualenv + pip")
+"""Tools that leave bytecode behind, as ours does with ``--compile eager``."""
+WITHOUT_RATIOS = ("store-size",)
+"""Scenarios whose rows are different things that vrfstore does."""
 BASIC = ("wall", "processor", "peak")
 FIGURES = {"processor": "processor time", "peak": "peak memory"}
 
@@ -106,7 +111,7 @@ def _floors(judged: Iterable[Judged]) -> str:
         verdict = {True: "met", False: "**not met**", None: each.why}[each.met]
         found = "" if each.found is None else _times(each.found)
         rows.append([each.floor.what, each.floor.against, each.floor.wanted, found, verdict])
-    return _rows(rows)
+    return table(rows)
 
 
 def _times(theirs_by_ours: float) -> str:
@@ -117,27 +122,41 @@ def _times(theirs_by_ours: float) -> str:
 
 
 def _table(group: Sequence[Series], run: Run) -> str:
-    """Return the table of one scenario and workload; ratios are to the first series, which is ours."""
-    ours = _reference(group)
+    """Return the table of one scenario and workload."""
     names = list(dict.fromkeys(name for each in group for found in each.rounds.values() for name in found))
     columns = [name for name in names if name not in BASIC]
     lead = "wall" if "wall" in names else columns[0] if columns else "wall"
     workload = group[0].key.workload
     if lead != "wall":
         columns.remove(lead)
-    head = [workload, "median", "quartiles", "rounds", "vrfstore is", *columns, *(FIGURES[name] for name in FIGURES)]
+    head = [workload, "median", "quartiles", "rounds", f"{_first(group)} is", *columns, *(FIGURES[name] for name in FIGURES)]
     rows = [head]
     for each in group:
         if each.failure and not each.rounds:
             rows.append([each.key.tool, f"failed: {_inline(each.failure)}"] + [""] * (len(head) - 2))
             continue
-        rows.append(_row(each, ours, lead, columns))
-    return _rows(rows)
+        rows.append(_row(each, _reference(group, each), lead, columns))
+    return table(rows)
 
 
-def _reference(group: Sequence[Series]) -> Series | None:
-    """Return what the others are compared with: the first of ours that is a whole process."""
-    return next((each for each in group if each.key.tool.startswith("vrfstore")), None)
+def _first(group: Sequence[Series]) -> str:
+    """Return the name of ours that the others are compared with, if nothing else is said."""
+    return next((each.key.tool for each in group if _is_ours(each)), "vrfstore")
+
+
+def _is_ours(series: Series) -> bool:
+    return series.key.tool.startswith("vrfstore")
+
+
+def _reference(group: Sequence[Series], series: Series) -> Series | None:
+    """Return which of ours a series is compared with: one that compiles, if there is one, with what compiles."""
+    if series.key.tool in COMPILING:
+        for each in group:
+            if each.key.tool == EAGER:
+                return each
+    if series.key.scenario in WITHOUT_RATIOS:
+        return None
+    return next((each for each in group if _is_ours(each)), None)
 
 
 def _row(series: Series, ours: Series | None, lead: str, columns: Sequence[str]) -> list[str]:
@@ -164,9 +183,11 @@ def _verdict(series: Series, ours: Series | None, lead: str) -> str:
     if found is None:
         return ""
     better, worse = ("faster", "slower") if lead == "wall" else ("smaller", "larger")
-    if series.key.tool.startswith("vrfstore"):
+    if _is_ours(series):
         return f"{_digits(1 / found.median)} × its time" if lead == "wall" else ""
     words = f"{_digits(found.median)} × {better}" if found.median >= 1 else f"**{_digits(1 / found.median)} × {worse}**"
+    if ours.key.tool == EAGER:
+        words += ", eager"
     return words + (f" ({_digits(found.low)} – {_digits(found.high)})" if found.count > 1 else "")
 
 
@@ -182,7 +203,8 @@ def _inline(text: str) -> str:
     return text.replace("|", "¦")[:120]
 
 
-def _rows(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, whose head is the first row."""
     head, *others = rows
     lines = [head, ["---"] * len(head), *others]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -76,7 +76,7 @@ def _cold(ground: Ground, job: Job, name: str, _size: int) -> list[Contender]:
 def _tidy(ground: Ground, used: list[Path]) -> None:
     """Wait for what is still at work there, and remove it."""
     if used:
-        ground.spawner.run(ground.nothing(used[0]), settle=True)
+        ground.settle(used[0])
         remove(used)
         used.clear()
 
@@ -319,7 +319,7 @@ def _gc(ground: Ground, job: Job, name: str, _size: int) -> list[Contender]:
         made[number] = ground.place(ground.fresh("cache"))
         used.append(made[number].cache)
         ground.make(tool, made[number], asked)
-        ground.spawner.run(ground.nothing(made[number].cache), settle=True)
+        ground.settle(made[number].cache)
 
     def run(number: int) -> Mapping[str, float]:
         place = made[number]

@@ -1,43 +1,46 @@
-"""An index on loopback, in a process of its own: what tools take of processors is not what it takes."""
+"""An index on loopback, in a process of its own: what tools take of processors is not what it takes.
+
+usage: python serving.py WHEEL...      serves until stdin ends, after it has printed the URL of the index
+"""
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent.parent.parent / "tests"))
-
-from support.index import Index  # noqa: E402 - tests are no package that is installed
-from support.wheels import WheelSpec  # noqa: E402
-
 __all__ = ["served"]
+
+_TESTS = Path(__file__).parent.parent.parent / "tests"
 
 
 @contextmanager
-def served(sources: Sequence[Path | WheelSpec]) -> Iterator[str]:
+def served(wheels: Sequence[Path]) -> Iterator[str]:
     """Serve wheels, with hashes and metadata (PEP 503, 658, 691), and give the URL of the index."""
-    here, there = multiprocessing.Pipe()
-    # Not forked: the child would have all that this process has.
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(list(sources), there))
-    process.start()
-    there.close()
-    try:
-        yield here.recv()
-    finally:
-        here.close()
-        process.join()
+    words = [sys.executable, __file__, *map(str, wheels)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        url = process.stdout.readline().strip()
+        if not url:
+            raise RuntimeError("the index did not start")
+        yield url
+        process.stdin.close()
 
 
-def _serve(sources: list[Path | WheelSpec], answer: multiprocessing.connection.Connection) -> None:
-    """Serve until there is nobody any more who wants it."""
-    with Index(sources) as index:
+def _main() -> None:
+    """Serve."""
+    sys.path.append(str(_TESTS))
+    from support.index import Index  # noqa: PLC0415 - tests are no package that is installed
+
+    with Index(Path(name) for name in sys.argv[1:]) as index:
+        # Else whoever comes first would wait for hashes of all.
         index.warm()
-        answer.send(index.url)
-        try:
-            answer.recv()
-        except EOFError:
-            return
+        print(index.url, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    _main()

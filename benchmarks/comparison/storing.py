@@ -29,7 +29,7 @@ def contenders(ground: Ground, job: Job, name: str, size: int) -> list[Contender
             ground.spawner.run(place.command(*words))
             ground.make(tool, place, asked)
             ground.make(PLAIN, place, asked)
-            ground.spawner.run(ground.nothing(cache), settle=True)
+            ground.settle(cache)
             standing.append(place)
         return standing[0]
 

@@ -92,12 +92,14 @@ class Tool:
         name: What it is called in the results.
         make: The steps to a new environment.
         again: The steps to bring one that is there to what is asked for.
+        family: Tools of one family can share full caches.
         managed: Whether the environment is where the tool says, on stdout, and not where it was told.
     """
 
     name: str
     make: Callable[[Place, Asked], Steps]
     again: Callable[[Place, Asked], Steps]
+    family: str
     managed: bool = False
 
 
@@ -108,7 +110,7 @@ def _vrfstore(name: str, *options: str) -> Tool:
         own = ["--python", place.box.base, "--prompt", place.environment.name]
         return {INSTALL: place.command(*words, *own, *options)}
 
-    return Tool(name=name, make=link, again=link, managed=True)
+    return Tool(name=name, make=link, again=link, family="vrfstore", managed=True)
 
 
 def _vrfstore_plain() -> Tool:
@@ -116,7 +118,7 @@ def _vrfstore_plain() -> Tool:
         words = [place.box.vrfstore, "--store", place.cache / "store", "link", asked.pins]
         return {INSTALL: place.command(*words, "--python", place.box.base)}
 
-    return Tool(name="vrfstore", make=link, again=link, managed=True)
+    return Tool(name="vrfstore", make=link, again=link, family="vrfstore", managed=True)
 
 
 PLAIN = _vrfstore_plain()
@@ -132,7 +134,7 @@ def _uv(name: str, *options: str, lock: bool = False) -> Tool:
         venv = place.command(place.box.uv, "venv", "--quiet", "--python", place.box.base, place.environment)
         return {VENV: venv, **sync(place, asked)}
 
-    return Tool(name=name, make=make, again=sync)
+    return Tool(name=name, make=make, again=sync, family="uv")
 
 
 def _pip(name: str, *options: str, virtualenv: bool = False) -> Tool:
@@ -146,7 +148,7 @@ def _pip(name: str, *options: str, virtualenv: bool = False) -> Tool:
             venv = [place.box.other("virtualenv"), "--quiet", "--no-download", "--python", place.box.base]
         return {VENV: place.command(*venv, place.environment), **install(place, asked)}
 
-    return Tool(name=name, make=make, again=install)
+    return Tool(name=name, make=make, again=install, family="pip")
 
 
 def _pdm() -> Tool:
@@ -166,7 +168,7 @@ def _pdm() -> Tool:
         words = [place.box.other("virtualenv"), "--quiet", "--no-pip", "--python", place.box.base]
         return {VENV: place.command(*words, place.environment), **sync(place, asked)}
 
-    return Tool(name="PDM, symlinks", make=make, again=sync)
+    return Tool(name="PDM, symlinks", make=make, again=sync, family="PDM")
 
 
 def _pex() -> Tool:
@@ -176,7 +178,7 @@ def _pex() -> Tool:
         source = ["--python", place.box.base, "--pylock", asked.lock]
         return {INSTALL: place.command(*words, *options, *source)}
 
-    return Tool(name="pex --venv", make=create, again=create)
+    return Tool(name="pex --venv", make=create, again=create, family="pex")
 
 
 TOOLS = {
