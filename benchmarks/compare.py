@@ -1,6 +1,7 @@
 """vrfstore beside uv, pip, PDM and pex: the same wheels, one run, rounds that alternate.
 
-usage: .venv/bin/python benchmarks/compare.py [--effort quick|usual|full] [--name NAME] [--only SCENARIO]... [--on WORKLOAD]...
+usage: .venv/bin/python benchmarks/compare.py [--effort quick|usual|full] [--name NAME] [--only SCENARIO]...
+       [--on WORKLOAD]... [--tool TOOL]... [--rounds N] [--scratch DIRECTORY]
        (or: make bench-quick, make bench, make bench-full)
 
 Everything that it needs it makes or fetches itself, once, below ``.demo/bench``. Results go to ``benchmarks/results``:
@@ -162,7 +163,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--effort", choices=EFFORTS, default="usual")
-    parser.add_argument("--name", help="what the files of the results are called; that of the effort otherwise")
+    parser.add_argument(
+        "--name", help="what the files of the results are called; that of the effort otherwise"
+    )
     parser.add_argument("--only", action="append", metavar="SCENARIO", help="this scenario; may be repeated")
     parser.add_argument("--on", action="append", metavar="WORKLOAD", help="this workload; may be repeated")
     parser.add_argument("--tool", action="append", help="this tool; may be repeated")

@@ -38,7 +38,13 @@ def measure(
 ) -> tuple[list[Series], list[str]]:
     """Measure, without waiting for what else is written on the machine: times are of no interest here."""
     return compare.measure(
-        jobs, {"fruit": wheels}, toolbox.own(), scratch, seconds=seconds, say=lambda _: None, calm=lambda: None
+        jobs,
+        {"fruit": wheels},
+        toolbox.own(),
+        scratch,
+        seconds=seconds,
+        say=lambda _: None,
+        calm=lambda: None,
     )
 
 
@@ -73,7 +79,7 @@ def test_environments_are_made_imported_and_counted(wheels: Wheels, tmp_path: Pa
     assert sorted(warm.rounds) == [0, 1]
     for figures in warm.rounds.values():
         assert figures["wall"] == pytest.approx(figures["venv"] + figures["install"])
-        assert 0 < figures["processor"]
+        assert figures["processor"] > 0
         assert 1e6 < figures["peak"] < 1e9
     assert {"first", "second", "install"} <= found["first-import-warm", "vrfstore"].rounds[0].keys()
     assert found["at-once-2", "uv"].values("wall")[0] > 0
@@ -109,7 +115,9 @@ def test_what_there_is_no_time_for_is_said(wheels: Wheels, tmp_path: Path) -> No
 
 
 def command(tmp_path: Path, program: str) -> Command:
-    return Command(words=("/bin/sh", "-c", program), variables={"PATH": "/bin:/usr/bin"}, directory=str(tmp_path))
+    return Command(
+        words=("/bin/sh", "-c", program), variables={"PATH": "/bin:/usr/bin"}, directory=str(tmp_path)
+    )
 
 
 def test_commands_are_measured_as_whole_trees(tmp_path: Path) -> None:

@@ -125,9 +125,9 @@ def test_the_table_of_floors_says_which_are_not_met() -> None:
 
 def test_the_table_says_what_is_won_and_what_is_lost() -> None:
     text = markdown(run(series("vrfstore", 1.0), series("uv", 4.0), series("uv, symlinks", 0.5)))
-    assert "4.00 × faster" in row(text, "uv")
-    assert "**2.00 × slower**" in row(text, "uv, symlinks")
-    assert row(text, "vrfstore").startswith("| vrfstore | 1.00 s | 1.00 s – 1.00 s | 1 |  |")
+    assert "4.00 times faster" in row(text, "uv")
+    assert "**2.00 times slower**" in row(text, "uv, symlinks")
+    assert row(text, "vrfstore").startswith("| vrfstore | 1.00 s | 1.00 s to 1.00 s | 1 |  |")
 
 
 def test_what_compiles_is_compared_with_what_compiles() -> None:
@@ -140,8 +140,8 @@ def test_what_compiles_is_compared_with_what_compiles() -> None:
             series("uv --compile-bytecode", 2.0, scenario=cold),
         )
     )
-    assert "2.00 × faster" in row(text, "uv")
-    assert "**2.00 × slower**, eager" in row(text, "uv --compile-bytecode")
+    assert "2.00 times faster" in row(text, "uv")
+    assert "**2.00 times slower**, eager" in row(text, "uv --compile-bytecode")
 
 
 def test_a_tool_that_failed_is_shown_with_its_last_line() -> None:
@@ -157,7 +157,7 @@ def test_figures_of_the_disk_are_numbers_and_bytes_and_smaller_is_better() -> No
         for tool, bytes_, inodes in (("vrfstore --compile off", 1e6, 2_500.0), ("uv", 3e6, 25_000.0))
     ]
     text = markdown(run(*both))
-    assert "| uv | 3.00 MB | 3.00 MB – 3.00 MB | 1 | 3.00 × smaller | 25,000 |" in text
+    assert "| uv | 3.00 MB | 3.00 MB to 3.00 MB | 1 | 3.00 times smaller | 25,000 |" in text
 
 
 def test_all_rows_of_a_table_have_as_many_cells_as_its_head() -> None:
@@ -180,7 +180,7 @@ def test_all_rows_of_a_table_have_as_many_cells_as_its_head() -> None:
 def test_the_report_names_the_commit_and_what_it_ran_on() -> None:
     text = markdown(run(dirty=True))
     assert "commit 0123456789ab, with changes that are not committed" in text
-    assert "kernel 6.1, ext4, 2 × Some Model, 8.00 GB of memory, load 0.1 0.2 0.3" in text
+    assert "kernel 6.1, ext4, 2 processors (Some Model), 8.00 GB of memory, load 0.1 0.2 0.3" in text
     assert "flask: 7 wheels of 640 kB, 182 files of 2.20 MB" in text
 
 
@@ -245,7 +245,9 @@ def contender(tool: str, turns: list[str], *, rounds: int | None = None, fails_i
     return Contender(key=key(tool), run=take, rounds=rounds)
 
 
-def turns_of(*rounds: int | None, fails_in: int = -1, until: float = math.inf, tick: float = 0.0) -> tuple[str, list[Series]]:
+def turns_of(
+    *rounds: int | None, fails_in: int = -1, until: float = math.inf, tick: float = 0.0
+) -> tuple[str, list[Series]]:
     turns: list[str] = []
     time = iter(range(1000))
     contenders = [

@@ -13,7 +13,7 @@
 ``processes``         its other end
 ``tools``             the command lines of vrfstore and of everybody else
 ``toolbox``           where those tools are, and how they came there
-``scenarios``         what is made ready, what is timed, and what is looked at afterwards
+``scenarios``         their names, and how each is run, which ``making``, ``asking``, ``lasting`` and ``storing`` know
 ``rounds``            takes turns between tools, until there are enough rounds or no time is left
 ``machine``           what this was measured on, and which commit
 ====================  =================================================================================

@@ -7,14 +7,15 @@ import shutil
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
-from comparison.processes import Spawner, Taken
+from comparison.processes import Command, Spawner, Taken
 from comparison.toolbox import Toolbox
 from comparison.tools import INSTALL, Asked, Place, Steps, Tool
 from comparison.workloads import Wheels, pins_of
@@ -51,7 +52,7 @@ class Ground:
     wheels: Wheels
     index: str
     _count: int = 0
-    _lock: dict[str, object] = field(default_factory=dict)
+    _lock: dict[str, Any] = field(default_factory=dict)
     _warmed: dict[str, Path] = field(default_factory=dict)
 
     def fresh(self, name: str) -> Path:
@@ -74,16 +75,14 @@ class Ground:
         wanted = list(self.pins if pins is None else pins) + (pins_of([self.wheels.added]) if added else [])
         directory = self.fresh("asked")
         directory.mkdir()
-        written = Asked(
-            pins=directory / "pins.txt", lock=directory / "pylock.toml", project=directory
-        )
+        written = Asked(pins=directory / "pins.txt", lock=directory / "pylock.toml", project=directory)
         written.pins.write_text("".join(f"{pin}\n" for pin in wanted))
         written.lock.write_text(tomli_w.dumps(_part(self._whole_lock(), wanted)))
         project = {"name": "asked", "version": "1.0", "requires-python": ">=3.9", "dependencies": wanted}
         (directory / "pyproject.toml").write_text(tomli_w.dumps({"project": project}))
         return written
 
-    def _whole_lock(self) -> Mapping[str, object]:
+    def _whole_lock(self) -> Mapping[str, Any]:
         """Return the lock of all wheels, the added one included; vrfstore makes it, once."""
         if not self._lock:
             place = self.place(self.fresh("locking"))
@@ -106,6 +105,14 @@ class Ground:
             self.settle(cache)
             self._warmed[tool.family] = cache
         return self._warmed[tool.family]
+
+    def figures_of(self, *commands: Command) -> dict[str, float]:
+        """Run commands side by side, and return what they took.
+
+        Raises:
+            CommandError: One of them failed.
+        """
+        return total([self.spawner.run(*commands)])
 
     def settle(self, cache: Path) -> None:
         """Wait until all has ended that commands have left behind: a command that does nothing does it."""
@@ -133,7 +140,7 @@ class Ground:
         return Made(python=f"{environment}/bin/python", environment=environment, figures=figures)
 
 
-def total(taken: Iterator[Taken] | Sequence[Taken]) -> dict[str, float]:
+def total(taken: Iterable[Taken]) -> dict[str, float]:
     """Return the figures of commands that ran one after another."""
     every = list(taken)
     return {
@@ -143,12 +150,10 @@ def total(taken: Iterator[Taken] | Sequence[Taken]) -> dict[str, float]:
     }
 
 
-def _part(lock: Mapping[str, object], pins: Sequence[str]) -> dict[str, object]:
+def _part(lock: Mapping[str, Any], pins: Sequence[str]) -> dict[str, Any]:
     """Return a lock with some of the packages of another."""
     names = {pin.partition("==")[0] for pin in pins}
-    packages = lock["packages"]
-    assert isinstance(packages, list)
-    return {**lock, "packages": [package for package in packages if package["name"] in names]}
+    return {**lock, "packages": [package for package in lock["packages"] if package["name"] in names]}
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from linking import Ours  # noqa: E402 - the directory of the benchmarks is not installed
-from vrfstore.store.store import Store  # noqa: E402
+from linking import Ours
+from vrfstore.store.store import Store
 
 
 def main() -> None:

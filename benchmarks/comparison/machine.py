@@ -43,7 +43,9 @@ def _git(*words: str) -> str:
 def _processor() -> str:
     """Return the model of the first processor (proc(5))."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
 
 
 def _file_system(directory: Path) -> str:
@@ -52,7 +54,7 @@ def _file_system(directory: Path) -> str:
     found = ("", "unknown")
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, point, kind, *_ = line.split()
-        inside = point == "/" or real == point or real.startswith(f"{point}/")
+        inside = point in {"/", real} or real.startswith(f"{point}/")
         if inside and len(point) >= len(found[0]):
             found = (point, kind)
     return found[1]

@@ -16,14 +16,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 # Not the directory of this file, in which a module called "statistics" or "figures" would come before others.
 sys.path.remove(str(Path(__file__).parent))
 
-import matplotlib as mpl  # noqa: E402
+import matplotlib as mpl
 
 mpl.use("svg")
 
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot as plt
 
-from comparison.figures import spread  # noqa: E402
-from comparison.model import Run, Series  # noqa: E402
+from comparison.figures import spread
+from comparison.model import Run, Series
 
 DRAWN = ("install-warm", "install-cold", "install-noop", "first-import-warm", "first-import-cold", "hit")
 OURS, THEIRS = "#b5462f", "#8796a5"
@@ -38,7 +38,7 @@ def draw(run: Run, scenario: str, directory: Path) -> str | None:
     if not workloads:
         return None
     heights = [len(group) + 1 for group in workloads.values()]
-    figure, panels = pyplot.subplots(
+    figure, panels = plt.subplots(
         len(workloads), 1, figsize=(8, 0.32 * sum(heights) + 0.8), height_ratios=heights, squeeze=False
     )
     for panel, (workload, group) in zip(panels[:, 0], workloads.items(), strict=True):
@@ -48,11 +48,11 @@ def draw(run: Run, scenario: str, directory: Path) -> str | None:
     name = f"{run.name}-{scenario}.svg"
     # Without a date, and with names that are always the same: equal results give equal bytes.
     figure.savefig(directory / name, metadata={"Date": None})
-    pyplot.close(figure)
+    plt.close(figure)
     return name
 
 
-def bars(panel: pyplot.Axes, workload: str, group: Sequence[Series]) -> None:
+def bars(panel: plt.Axes, workload: str, group: Sequence[Series]) -> None:
     """Draw medians as bars, with lines from quartile to quartile. Times are on a logarithmic scale."""
     found = [(series.key.tool, spread(series.values("wall"))) for series in reversed(group)]
     tools = [tool for tool, times in found if times]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, cast
 
 __all__ = ["Command", "CommandError", "Spawner", "Taken", "spawner"]
 
@@ -70,8 +71,8 @@ class Taken:
 class Spawner:
     """A handle on the process that starts commands."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, requests: IO[str], answers: IO[str]) -> None:
+        self._requests, self._answers = requests, answers
 
     def run(self, *commands: Command, settle: bool = False) -> Taken:
         """Run commands side by side.
@@ -83,13 +84,11 @@ class Spawner:
         Raises:
             CommandError: One of them failed.
         """
-        assert self._process.stdin
-        assert self._process.stdout
         words = [asdict(command) for command in commands]
         request = {"commands": words, "timeout": _TIMEOUT, "settle": settle}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        said = json.loads(self._process.stdout.readline())
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
+        said = json.loads(self._answers.readline())
         for command, ended in zip(commands, said["ended"], strict=True):
             if ended["status"]:
                 raise CommandError(command.words, ended["status"], ended["output"], command.directory)
@@ -109,6 +108,7 @@ def spawner() -> Iterator[Spawner]:
     program = str(Path(__file__).with_name("spawner.py"))
     words: Sequence[str] = [sys.executable, "-I", "-S", program]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Spawner(process)
-        assert process.stdin
-        process.stdin.close()
+        # What Popen says of pipes that were asked for.
+        requests, answers = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
+        yield Spawner(requests, answers)
+        requests.close()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Sequence
 
-from comparison.figures import Spread, ratio, spread
+from comparison.figures import ratio, spread
 from comparison.floors import FLOORS, Floor, Judged, judge
 from comparison.model import Run, Series
 
@@ -70,7 +69,7 @@ def markdown(run: Run, *, drawings: Sequence[str] = (), floors: Sequence[Floor] 
     parts = [f"# Comparison: {run.name}", _about(run), "## Floors", _floors(judge(run, floors))]
     parts += [f"![{name.removesuffix('.svg')}]({name})" for name in drawings]
     for title, every in _grouped(run.series):
-        parts += [f"## {title}", *(_table(list(group), run) for group in every)]
+        parts += [f"## {title}", *(_table(group) for group in every)]
     if run.left_out:
         parts += ["## Not measured", "\n".join(f"- {line}" for line in run.left_out)]
     return "\n\n".join(parts) + "\n"
@@ -82,7 +81,9 @@ def _grouped(series: Iterable[Series]) -> Iterable[tuple[str, list[list[Series]]
     for each in series:
         scenario = each.key.scenario
         count = scenario.removeprefix("at-once-")
-        title = TITLES.get(scenario, f"at-once: {count} environments side by side" if count != scenario else scenario)
+        title = TITLES.get(
+            scenario, f"at-once: {count} environments side by side" if count != scenario else scenario
+        )
         titles.setdefault(title, {}).setdefault(each.key.workload, []).append(each)
     return [(title, list(groups.values())) for title, groups in titles.items()]
 
@@ -91,10 +92,16 @@ def _about(run: Run) -> str:
     """Return what was measured, where and when."""
     machine = run.machine
     dirty = ", with changes that are not committed" if run.commit["dirty"] else ""
+    stands_on = [
+        f"kernel {machine['kernel']}",
+        machine["file_system"],
+        f"{machine['processors']} processors ({machine['processor']})",
+        f"{size(machine['memory'])} of memory",
+        f"load {' '.join(map(str, machine['load']))} at the beginning",
+    ]
     lines = [
         f"- commit {run.commit['id'][:12]}{dirty}; {run.began}, effort {run.effort}, {run.seconds / 60:.0f} minutes",
-        f"- kernel {machine['kernel']}, {machine['file_system']}, {machine['processors']} × {machine['processor']}, "
-        f"{size(machine['memory'])} of memory, load {' '.join(map(str, machine['load']))} at the beginning",
+        f"- {', '.join(stands_on)}",
         f"- {'; '.join(f'{name}: {version}' for name, version in run.tools.items())}",
     ]
     lines += [
@@ -121,7 +128,7 @@ def _times(theirs_by_ours: float) -> str:
     return f"{_digits(1 / theirs_by_ours)} times more"
 
 
-def _table(group: Sequence[Series], run: Run) -> str:
+def _table(group: Sequence[Series]) -> str:
     """Return the table of one scenario and workload."""
     names = list(dict.fromkeys(name for each in group for found in each.rounds.values() for name in found))
     columns = [name for name in names if name not in BASIC]
@@ -129,7 +136,15 @@ def _table(group: Sequence[Series], run: Run) -> str:
     workload = group[0].key.workload
     if lead != "wall":
         columns.remove(lead)
-    head = [workload, "median", "quartiles", "rounds", f"{_first(group)} is", *columns, *(FIGURES[name] for name in FIGURES)]
+    head = [
+        workload,
+        "median",
+        "quartiles",
+        "rounds",
+        f"{_first(group)} is",
+        *columns,
+        *(FIGURES[name] for name in FIGURES),
+    ]
     rows = [head]
     for each in group:
         if each.failure and not each.rounds:
@@ -167,7 +182,7 @@ def _row(series: Series, ours: Series | None, lead: str, columns: Sequence[str])
     if whole is None:
         row += ["", "", ""]
     else:
-        row += [shown(whole.median), f"{shown(whole.low)} – {shown(whole.high)}", str(whole.count)]
+        row += [shown(whole.median), f"{shown(whole.low)} to {shown(whole.high)}", str(whole.count)]
     row.append(_verdict(series, ours, lead))
     for name in (*columns, *FIGURES):
         found = spread(series.values(name))
@@ -184,11 +199,15 @@ def _verdict(series: Series, ours: Series | None, lead: str) -> str:
         return ""
     better, worse = ("faster", "slower") if lead == "wall" else ("smaller", "larger")
     if _is_ours(series):
-        return f"{_digits(1 / found.median)} × its time" if lead == "wall" else ""
-    words = f"{_digits(found.median)} × {better}" if found.median >= 1 else f"**{_digits(1 / found.median)} × {worse}**"
+        return f"{_digits(1 / found.median)} times its time" if lead == "wall" else ""
+    words = (
+        f"{_digits(found.median)} times {better}"
+        if found.median >= 1
+        else f"**{_digits(1 / found.median)} times {worse}**"
+    )
     if ours.key.tool == EAGER:
         words += ", eager"
-    return words + (f" ({_digits(found.low)} – {_digits(found.high)})" if found.count > 1 else "")
+    return words + (f" ({_digits(found.low)} to {_digits(found.high)})" if found.count > 1 else "")
 
 
 def _shown(name: str) -> Callable[[float], str]:

@@ -31,9 +31,9 @@ class Contender:
     """
 
     key: Key
-    prepare: Callable[[int], None] = field(default=_nothing)
+    prepare: Callable[[int], object] = field(default=_nothing)
     run: Callable[[int], Figures]
-    tidy: Callable[[int], None] = field(default=_nothing)
+    tidy: Callable[[int], object] = field(default=_nothing)
     rounds: int | None = None
 
 
@@ -75,6 +75,4 @@ def take_turns(
                 failures[contender.key] = error.line
         for contender in taking_part:
             contender.tidy(number)
-    return [
-        Series(key=key, rounds=each, failure=failures.get(key, "")) for key, each in found.items()
-    ]
+    return [Series(key=key, rounds=each, failure=failures.get(key, "")) for key, each in found.items()]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 __all__ = ["served"]
 
@@ -21,13 +22,13 @@ def served(wheels: Sequence[Path]) -> Iterator[str]:
     """Serve wheels, with hashes and metadata (PEP 503, 658, 691), and give the URL of the index."""
     words = [sys.executable, __file__, *map(str, wheels)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin
-        assert process.stdout
-        url = process.stdout.readline().strip()
+        # What Popen says of pipes that were asked for.
+        requests, answers = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
+        url = answers.readline().strip()
         if not url:
             raise RuntimeError("the index did not start")
         yield url
-        process.stdin.close()
+        requests.close()
 
 
 def _main() -> None:

@@ -24,6 +24,11 @@ import sys
 import tempfile
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, BinaryIO  # not imported where it runs: it has to be small
+
 _SUBREAPER = 36
 _TAIL = 1 << 16
 """Bytes of the output of a command that are said."""
@@ -34,30 +39,32 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     for line in sys.stdin:
         request = json.loads(line)
-        print(json.dumps(answer(request["commands"], request["timeout"], settle=request["settle"])), flush=True)
+        print(
+            json.dumps(answer(request["commands"], request["timeout"], settle=request["settle"])), flush=True
+        )
 
 
-def answer(commands: list[dict], timeout: float, *, settle: bool) -> dict:
+def answer(commands: list[dict[str, Any]], timeout: float, *, settle: bool) -> dict[str, Any]:
     """Run commands side by side."""
-    outputs = [tempfile.TemporaryFile() for _ in commands]
+    outputs = [tempfile.TemporaryFile() for _ in commands]  # noqa: SIM115 - closed when they have been read
     began = time.perf_counter()
-    waiting = {}
-    ended: list[dict] = [{} for _ in commands]
+    waiting: dict[int, int] = {}
+    ended: list[dict[str, Any]] = [{} for _ in commands]
     for number, command in enumerate(commands):
         try:
             waiting[start(command, outputs[number].fileno())] = number
         except OSError as error:
             ended[number] = {"wall": 0.0, "processor": 0.0, "peak": 0, "status": 127, "output": str(error)}
-    signal.signal(signal.SIGALRM, lambda *_: [os.killpg(group, signal.SIGKILL) for group in list(waiting)])
+    signal.signal(signal.SIGALRM, lambda *_: kill(waiting))
     signal.setitimer(signal.ITIMER_REAL, timeout)
     others = 0.0
     while waiting:
         pid, status, usage = os.wait4(-1, 0)
         wall = time.perf_counter() - began
-        number = waiting.pop(pid, None)
-        if number is None:  # left behind by a command, and over before it was asked for
+        if pid not in waiting:  # left behind by a command, and over before it was asked for
             others += usage.ru_utime + usage.ru_stime
             continue
+        number = waiting.pop(pid)
         ended[number] = {
             "wall": wall,
             "processor": usage.ru_utime + usage.ru_stime,
@@ -74,7 +81,13 @@ def answer(commands: list[dict], timeout: float, *, settle: bool) -> dict:
     return {"ended": ended, "wall": wall, "after_wall": after, "after_processor": others}
 
 
-def start(command: dict, output: int) -> int:
+def kill(groups: Iterable[int]) -> None:
+    """End commands, with all that is in their process groups."""
+    for group in list(groups):
+        os.killpg(group, signal.SIGKILL)
+
+
+def start(command: dict[str, Any], output: int) -> int:
     """Start a command in a process group of its own; returns its number."""
     os.chdir(command["directory"])
     null = os.open(os.devnull, os.O_RDONLY)
@@ -105,7 +118,7 @@ def reap() -> float:
         took += usage.ru_utime + usage.ru_stime
 
 
-def tail(output: object) -> str:
+def tail(output: BinaryIO) -> str:
     """Return the end of what a command said."""
     size = output.seek(0, os.SEEK_END)
     output.seek(max(0, size - _TAIL))

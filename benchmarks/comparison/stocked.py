@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from collecting import Maker  # noqa: E402 - the directory of the benchmarks is not installed
-from vrfstore.store.store import Store  # noqa: E402
+from collecting import Maker
+from vrfstore.store.store import Store
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def contenders(ground: Ground, job: Job, name: str, size: int) -> list[Contender
     found = [
         Contender(
             key=Key(scenario="store-size", workload=f"{size:,} entries", tool=f"vrfstore {label}"),
-            prepare=lambda _: None if stock() else None,
+            prepare=lambda _: stock(),
             run=action,
         )
         for label, action in actions.items()

@@ -1,8 +1,8 @@
 """The tools that are compared: where they are, how they came there, and which versions they are.
 
-They are installed once, below ``.demo/bench``, each kind in an environment of its own: ``vrfstore`` from a wheel of this
-checkout, because what an editable installation does when Python starts is not what users have; all others, pinned in
-``tools.txt``, in ``tools``.
+They are installed once, below ``.demo/bench``, each kind in an environment of its own: ``vrfstore`` from a wheel of
+this checkout, because what an editable installation does when Python starts is not what users have; all others, pinned
+in ``tools.txt``, in ``tools``.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ def _source_digest() -> str:
         files = sorted(place.rglob("*.*")) if place.is_dir() else [place]
         for file in files:
             if file.is_file() and "__pycache__" not in file.parts:
-                found.update(f"{file.relative_to(ROOT)}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+                found.update(
+                    f"{file.relative_to(ROOT)}\0{file.stat().st_size}\0".encode() + file.read_bytes()
+                )
     return found.hexdigest()
 
 

@@ -1,7 +1,7 @@
 """The command lines of vrfstore and of what a user would take instead.
 
-All are asked for the same wheels: by a lock with hashes (``pylock.toml``), or by pins without hashes, whichever the tool
-is faster with or can read. None of them resolves. Each has caches of its own, and one index to ask.
+All are asked for the same wheels: by a lock with hashes (``pylock.toml``), or by pins without hashes, whichever the
+tool is faster with or can read. None of them resolves. Each has caches of its own, and one index to ask.
 """
 
 from __future__ import annotations
@@ -14,8 +14,21 @@ from pathlib import Path
 from comparison.processes import Command
 from comparison.toolbox import Toolbox
 
-__all__ = ["BARE", "FROM_LOCK", "IN_PROCESS", "NODE", "TOOLS", "Asked", "Place", "Tool", "variables"]
+__all__ = [
+    "BARE",
+    "FROM_LOCK",
+    "IN_PROCESS",
+    "NODE",
+    "OURS",
+    "PLAIN",
+    "TOOLS",
+    "Asked",
+    "Place",
+    "Tool",
+    "variables",
+]
 
+OURS = "vrfstore"
 BARE = "python -c pass"
 IN_PROCESS = "vrfstore, in process"
 FROM_LOCK = "vrfstore, a lock and options"
@@ -59,9 +72,11 @@ class Place:
     cache: Path
     environment: Path
 
-    def command(self, *words: str | Path, directory: Path | None = None, **more: str) -> Command:
+    def command(
+        self, *words: object, directory: Path | None = None, more: Mapping[str, str] | None = None
+    ) -> Command:
         """Return a command that sees no configuration of the user's."""
-        every = variables(self.index, self.cache) | more
+        every = {**variables(self.index, self.cache), **(more or {})}
         return Command(words=tuple(map(str, words)), variables=every, directory=str(directory or self.cache))
 
 
@@ -105,7 +120,15 @@ class Tool:
 
 def _vrfstore(name: str, *options: str) -> Tool:
     def link(place: Place, asked: Asked) -> Steps:
-        words = [place.box.vrfstore, "--store", place.cache / "store", "link", asked.lock, "--isolated", "--quiet"]
+        words = [
+            place.box.vrfstore,
+            "--store",
+            place.cache / "store",
+            "link",
+            asked.lock,
+            "--isolated",
+            "--quiet",
+        ]
         # Of another prompt, because equal sets share one environment.
         own = ["--python", place.box.base, "--prompt", place.environment.name]
         return {INSTALL: place.command(*words, *own, *options)}
@@ -162,7 +185,7 @@ def _pdm() -> Tool:
             "VIRTUAL_ENV": str(place.environment),
         }
         words = [place.box.other("pdm"), "sync", "--quiet", "--no-self", "--lockfile", asked.lock.name]
-        return {INSTALL: place.command(*words, directory=asked.project, **settings)}
+        return {INSTALL: place.command(*words, directory=asked.project, more=settings)}
 
     def make(place: Place, asked: Asked) -> Steps:
         words = [place.box.other("virtualenv"), "--quiet", "--no-pip", "--python", place.box.base]

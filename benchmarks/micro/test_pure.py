@@ -27,7 +27,11 @@ def entry_plan(number: int) -> EntryPlan:
     dist_info = f"{name}-1.0.dist-info"
     metadata = [f"{dist_info}/{file}" for file in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")]
     paths = {
-        "site-packages": [*(f"{name}/part{part}.py" for part in range(20)), *metadata, f"{dist_info}/INSTALLER"],
+        "site-packages": [
+            *(f"{name}/part{part}.py" for part in range(20)),
+            *metadata,
+            f"{dist_info}/INSTALLER",
+        ],
         "scripts": [name],
     }
     ready = {f"site-packages/{dist_info}/{file}": f"links/{file}" for file in ("RECORD", "INSTALLER")}
@@ -71,7 +75,7 @@ def test_plan_of_a_thousand_wheels(benchmark: BenchmarkFixture) -> None:
 
 def test_mark_of_a_hundred_thousand_entries(benchmark: BenchmarkFixture) -> None:
     names = [f"entry{number}" for number in range(ENTRIES)]
-    chosen = random.Random(0)
+    chosen = random.Random(0)  # noqa: S311 - the same every time
     environments = {
         f"environment{number}": EnvironmentState(
             last_use=NOW if number % 10 == 0 else 0.0,
@@ -108,7 +112,8 @@ def test_canonical_form_of_a_thousand_requirements(benchmark: BenchmarkFixture) 
 def test_digest_of_a_thousand_packages(benchmark: BenchmarkFixture) -> None:
     value = {
         "packages": [
-            {"name": f"wheel{number}", "version": "1.0", "digest": f"{number:064x}"} for number in range(LINES)
+            {"name": f"wheel{number}", "version": "1.0", "digest": f"{number:064x}"}
+            for number in range(LINES)
         ]
     }
 
