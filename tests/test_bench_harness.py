@@ -126,8 +126,10 @@ def test_commands_are_measured_as_whole_trees(tmp_path: Path) -> None:
         assert 0.2 <= two.wall < 0.4
         busy = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done"
         assert spawning.run(command(tmp_path, f"/bin/sh -c '{busy}'; true")).processor > 0
-        left = spawning.run(command(tmp_path, "sleep 0.3 & true"), settle=True)
+        left = spawning.run(command(tmp_path, "sleep 0.3 & true"), after="wait")
         assert left.wall < 0.3 <= left.wall + left.after
+        killed = spawning.run(command(tmp_path, "(sleep 60; true) & true"), after="kill")
+        assert killed.wall + killed.after < 30
         with pytest.raises(CommandError) as caught:
             spawning.run(command(tmp_path, "echo first; echo last >&2; exit 3"))
         assert caught.value.line == "last"

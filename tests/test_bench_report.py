@@ -130,6 +130,18 @@ def test_the_table_says_what_is_won_and_what_is_lost() -> None:
     assert row(text, "vrfstore").startswith("| vrfstore | 1.00 s | 1.00 s to 1.00 s | 1 |  |")
 
 
+def test_the_spread_of_what_is_lost_is_said_from_the_same_side() -> None:
+    text = markdown(run(series("vrfstore", 1.0, 1.0, 1.0), series("uv", 0.2, 0.25, 0.5)))
+    assert "**4.00 times slower** (2.67 to 4.44)" in row(text, "uv")
+
+
+def test_floors_of_sets_that_are_left_out_are_only_counted() -> None:
+    text = markdown(run(series("vrfstore", 1.0)))
+    about_flask = [floor for floor in FLOORS if floor.workload == "flask"]
+    assert f"{len(FLOORS) - len(about_flask)} floors are about sets" in text
+    assert text.count("| not measured |") == len(about_flask)
+
+
 def test_what_compiles_is_compared_with_what_compiles() -> None:
     cold = "install-cold"
     text = markdown(

@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from comparison.processes import Command, Spawner, Taken
+from comparison.processes import After, Command, Spawner, Taken
 from comparison.toolbox import Toolbox
 from comparison.tools import INSTALL, Asked, Place, Steps, Tool
 from comparison.workloads import Wheels, pins_of
@@ -114,9 +114,9 @@ class Ground:
         """
         return total([self.spawner.run(*commands)])
 
-    def settle(self, cache: Path) -> None:
-        """Wait until all has ended that commands have left behind: a command that does nothing does it."""
-        self.spawner.run(self.place(cache).command("true"), settle=True)
+    def settle(self, cache: Path, after: After = "wait") -> None:
+        """Wait for all that commands have left behind, or kill it: a command that does nothing does it."""
+        self.spawner.run(self.place(cache).command("true"), after=after)
 
     def make(self, tool: Tool, place: Place, asked: Asked) -> Made:
         """Make an environment.

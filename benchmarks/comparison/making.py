@@ -42,9 +42,9 @@ def cold(ground: Ground, job: Job, name: str, _size: int) -> list[Contender]:
 
 
 def tidy(ground: Ground, used: list[Path]) -> None:
-    """Wait for what is still at work there, and remove it."""
+    """Kill what is still at work there, and remove it."""
     if used:
-        ground.settle(used[0])
+        ground.settle(used[0], "kill")
         remove(used)
         used.clear()
 

@@ -65,18 +65,18 @@ def _job(scenario: str, workload: str, rounds: int, *tools: str, **more: Any) ->
 
 
 def _quick() -> list[Job]:
-    once = {PIP: 1}
+    once = {PIP: 1, COMPILED: 2, EAGER: 2}
     return [
-        _job("hit", "flask", 11, BARE, OURS, FROM_LOCK, UV, NODE),
-        _job("install-warm", "flask", 5, OURS, IN_PROCESS, UV, COMPILED, PIP, fewer=once),
-        _job("install-cold", "flask", 3, OFF, OURS, EAGER, UV, COMPILED, PIP, fewer=once),
-        _job("first-import-warm", "flask", 5, OURS, UV),
-        _job("install-warm", "trio", 5, OURS, IN_PROCESS, UV),
-        _job("install-cold", "trio", 2, OFF, UV),
-        _job("install-incremental", "trio", 3, OURS, UV),
-        _job("at-once", "trio", 2, OURS, UV, sizes=(8,)),
+        _job("hit", "flask", 9, BARE, OURS, FROM_LOCK, UV, NODE, seconds=15),
+        _job("install-warm", "flask", 5, OURS, IN_PROCESS, UV, COMPILED, PIP, fewer=once, seconds=15),
+        _job("install-cold", "flask", 3, OFF, OURS, EAGER, UV, COMPILED, PIP, fewer=once, seconds=15),
+        _job("first-import-warm", "flask", 5, OURS, UV, seconds=10),
+        _job("store-size", "flask", 5, OURS, sizes=(10, 100), seconds=10),
+        _job("install-warm", "trio", 5, OURS, IN_PROCESS, UV, seconds=10),
+        _job("install-cold", "trio", 2, OFF, UV, seconds=10),
+        _job("install-incremental", "trio", 3, OURS, UV, seconds=10),
+        _job("at-once", "trio", 2, OURS, UV, sizes=(8,), seconds=10),
         _job("disk", "trio", 1, OFF, UV, sizes=(1, 10)),
-        _job("store-size", "flask", 5, OURS, sizes=(10, 100)),
     ]
 
 

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Literal, cast
 
-__all__ = ["Command", "CommandError", "Spawner", "Taken", "spawner"]
+__all__ = ["After", "Command", "CommandError", "Spawner", "Taken", "spawner"]
+
+After = Literal["go on", "wait", "kill"]
 
 _TIMEOUT = 900.0
 """Seconds after which a command is killed."""
@@ -74,18 +76,18 @@ class Spawner:
     def __init__(self, requests: IO[str], answers: IO[str]) -> None:
         self._requests, self._answers = requests, answers
 
-    def run(self, *commands: Command, settle: bool = False) -> Taken:
+    def run(self, *commands: Command, after: After = "go on") -> Taken:
         """Run commands side by side.
 
         Args:
             commands: At least one.
-            settle: Whether to wait for what they leave behind.
+            after: What is done with processes that they leave behind: nothing, waiting, or killing them.
 
         Raises:
             CommandError: One of them failed.
         """
         words = [asdict(command) for command in commands]
-        request = {"commands": words, "timeout": _TIMEOUT, "settle": settle}
+        request = {"commands": words, "timeout": _TIMEOUT, "after": after}
         self._requests.write(json.dumps(request) + "\n")
         self._requests.flush()
         said = json.loads(self._answers.readline())

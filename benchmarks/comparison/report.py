@@ -66,7 +66,11 @@ def markdown(run: Run, *, drawings: Sequence[str] = (), floors: Sequence[Floor] 
         drawings: File names of drawings, relative to the text.
         floors: What the figures have to be.
     """
-    parts = [f"# Comparison: {run.name}", _about(run), "## Floors", _floors(judge(run, floors))]
+    parts = [f"# Comparison: {run.name}", _about(run), "## Floors"]
+    about = [floor for floor in floors if floor.workload in run.workloads]
+    parts += [_floors(judge(run, about))] if about else []
+    if len(about) < len(floors):
+        parts += [f"{len(floors) - len(about)} floors are about sets of wheels that this run leaves out."]
     parts += [f"![{name.removesuffix('.svg')}]({name})" for name in drawings]
     for title, every in _grouped(run.series):
         parts += [f"## {title}", *(_table(group) for group in every)]
@@ -200,14 +204,15 @@ def _verdict(series: Series, ours: Series | None, lead: str) -> str:
     better, worse = ("faster", "slower") if lead == "wall" else ("smaller", "larger")
     if _is_ours(series):
         return f"{_digits(1 / found.median)} times its time" if lead == "wall" else ""
-    words = (
-        f"{_digits(found.median)} times {better}"
-        if found.median >= 1
-        else f"**{_digits(1 / found.median)} times {worse}**"
-    )
+    low, middle, high = found.low, found.median, found.high
+    if middle >= 1:
+        words = f"{_digits(middle)} times {better}"
+    else:
+        low, middle, high = 1 / high, 1 / middle, 1 / low
+        words = f"**{_digits(middle)} times {worse}**"
     if ours.key.tool == EAGER:
         words += ", eager"
-    return words + (f" ({_digits(found.low)} to {_digits(found.high)})" if found.count > 1 else "")
+    return words + (f" ({_digits(low)} to {_digits(high)})" if found.count > 1 else "")
 
 
 def _shown(name: str) -> Callable[[float], str]:

@@ -4,14 +4,14 @@ usage: python -I -S spawner.py
 
 Each line on stdin is a request in JSON, each line on stdout the answer::
 
-    {"commands": [{"words": […], "variables": {…}, "directory": …}, …], "timeout": seconds, "settle": true}
+    {"commands": [{"words": […], "variables": {…}, "directory": …}, …], "timeout": seconds, "after": "wait"}
     {"ended": [{"wall": …, "processor": …, "peak": …, "status": …, "output": …}, …], "wall": …,
      "after_wall": …, "after_processor": …}
 
 All commands of a request are started at once. ``peak`` is in bytes; what a process has had in memory before execve(2)
-counts as its own, and so whoever starts it has to be small. With ``settle`` whatever the commands have left behind, as
-processes that go on compiling, is waited for, and said apart: it becomes a child of this process, which is its
-subreaper (prctl(2)).
+counts as its own, and so whoever starts it has to be small. What commands leave behind, as processes that go on
+compiling, becomes a child of this process, which is its subreaper (prctl(2)). ``after`` is what is done with it:
+``wait`` until it has ended, which is said apart, ``kill`` it, or leave it (``go on``).
 """
 
 from __future__ import annotations
@@ -39,12 +39,10 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     for line in sys.stdin:
         request = json.loads(line)
-        print(
-            json.dumps(answer(request["commands"], request["timeout"], settle=request["settle"])), flush=True
-        )
+        print(json.dumps(answer(request["commands"], request["timeout"], request["after"])), flush=True)
 
 
-def answer(commands: list[dict[str, Any]], timeout: float, *, settle: bool) -> dict[str, Any]:
+def answer(commands: list[dict[str, Any]], timeout: float, then: str) -> dict[str, Any]:
     """Run commands side by side."""
     outputs = [tempfile.TemporaryFile() for _ in commands]  # noqa: SIM115 - closed when they have been read
     began = time.perf_counter()
@@ -73,7 +71,9 @@ def answer(commands: list[dict[str, Any]], timeout: float, *, settle: bool) -> d
         }
     wall = time.perf_counter() - began
     signal.setitimer(signal.ITIMER_REAL, 0)
-    others += reap() if settle else 0.0
+    if then == "kill":
+        kill_the_rest()
+    others += reap() if then != "go on" else 0.0
     after = time.perf_counter() - began - wall
     for number, output in enumerate(outputs):
         ended[number].setdefault("output", tail(output))
@@ -105,6 +105,19 @@ def start(command: dict[str, Any], output: int) -> int:
         )
     finally:
         os.close(null)
+
+
+def kill_the_rest() -> None:
+    """End all children, and those that become children as their parents end (proc(5))."""
+    place = f"/proc/self/task/{os.getpid()}/children"
+    while True:
+        with open(place) as stream:
+            children = stream.read().split()
+        if not children:
+            return
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+            os.waitpid(int(child), 0)
 
 
 def reap() -> float:
