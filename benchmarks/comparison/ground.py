@@ -17,7 +17,7 @@ import tomli_w
 
 from comparison.processes import After, Command, Spawner, Taken
 from comparison.toolbox import Toolbox
-from comparison.tools import INSTALL, Asked, Place, Steps, Tool
+from comparison.tools import FILLING, INSTALL, Asked, Place, Steps, Tool
 from comparison.workloads import Wheels, pins_of
 from vrfstore import fs
 
@@ -101,7 +101,7 @@ class Ground:
         """
         if tool.family not in self._warmed:
             cache = self.fresh("cache")
-            self.make(tool, self.place(cache), self.asked(added=True))
+            self.make(FILLING.get(tool.family, tool), self.place(cache), self.asked(added=True))
             self.settle(cache)
             self._warmed[tool.family] = cache
         return self._warmed[tool.family]

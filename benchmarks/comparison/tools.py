@@ -16,6 +16,7 @@ from comparison.toolbox import Toolbox
 
 __all__ = [
     "BARE",
+    "FILLING",
     "FROM_LOCK",
     "IN_PROCESS",
     "NODE",
@@ -221,3 +222,6 @@ TOOLS = {
         _pex(),
     )
 }
+
+FILLING = {"vrfstore": TOOLS["vrfstore --compile eager"]}
+"""What fills the caches of a family, where not every tool of it leaves the same behind at once."""
