@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 _LONGEST = (
     "test_gc_beside_links", "test_soak", "test_gc_machine", "test_crash", "test_resolvers", "test_runner_example",
-    "test_node_client",
+    "test_node_client", "test_bench_harness",
 )  # fmt: skip
 """Files that take long for the number of tests in them."""
 

@@ -184,7 +184,7 @@ def test_all_rows_of_a_table_have_as_many_cells_as_its_head() -> None:
     for block in text.split("\n\n"):
         if block.startswith("|"):
             assert len({line.count("|") for line in block.splitlines()}) == 1
-    assert "at-once: 8 environments side by side" in text
+    assert "at-once: 8 side by side" in text
     assert "- gc on trio: the time was up" in text
     assert "![tried-hit](tried-hit.svg)" in text
 

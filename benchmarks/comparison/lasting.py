@@ -66,7 +66,9 @@ def disk(ground: Ground, job: Job, name: str, _size: int) -> list[Contender]:
             inside = Place(
                 box=place.box, index=place.index, cache=cache, environment=cache / f"environment-{number}"
             )
-            ground.make(tool, inside, ground.asked(pins=without(ground.pins, number)))
+            # The first has all of them, so that what later ones need more is only they themselves.
+            pins = without(ground.pins, number - 1) if number else ground.pins
+            ground.make(tool, inside, ground.asked(pins=pins))
             if number + 1 in job.sizes:
                 for what, amount in _occupied(cache).items():
                     found[f"{what} of {number + 1}"] = amount

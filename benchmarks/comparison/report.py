@@ -28,6 +28,8 @@ COMPILING = ("uv --compile-bytecode", "venv + pip", "virtualenv + pip")
 """Tools that leave bytecode behind, as ours does with ``--compile eager``."""
 WITHOUT_RATIOS = ("store-size",)
 """Scenarios whose rows are different things that vrfstore does."""
+LEADS = ("wall", "bytes each", "bytes of 1")
+"""The figure that a table is about: the first of these that was measured."""
 BASIC = ("wall", "processor", "peak")
 FIGURES = {"processor": "processor time", "peak": "peak memory"}
 
@@ -85,9 +87,7 @@ def _grouped(series: Iterable[Series]) -> Iterable[tuple[str, list[list[Series]]
     for each in series:
         scenario = each.key.scenario
         count = scenario.removeprefix("at-once-")
-        title = TITLES.get(
-            scenario, f"at-once: {count} environments side by side" if count != scenario else scenario
-        )
+        title = TITLES.get(scenario, f"at-once: {count} side by side" if count != scenario else scenario)
         titles.setdefault(title, {}).setdefault(each.key.workload, []).append(each)
     return [(title, list(groups.values())) for title, groups in titles.items()]
 
@@ -136,7 +136,8 @@ def _table(group: Sequence[Series]) -> str:
     """Return the table of one scenario and workload."""
     names = list(dict.fromkeys(name for each in group for found in each.rounds.values() for name in found))
     columns = [name for name in names if name not in BASIC]
-    lead = "wall" if "wall" in names else columns[0] if columns else "wall"
+    lead = next((name for name in LEADS if name in names), "wall")
+    also = [name for name in FIGURES if name in names]
     workload = group[0].key.workload
     if lead != "wall":
         columns.remove(lead)
@@ -147,14 +148,14 @@ def _table(group: Sequence[Series]) -> str:
         "rounds",
         f"{_first(group)} is",
         *columns,
-        *(FIGURES[name] for name in FIGURES),
+        *(FIGURES[name] for name in also),
     ]
     rows = [head]
     for each in group:
         if each.failure and not each.rounds:
             rows.append([each.key.tool, f"failed: {_inline(each.failure)}"] + [""] * (len(head) - 2))
             continue
-        rows.append(_row(each, _reference(group, each), lead, columns))
+        rows.append(_row(each, _reference(group, each), lead, [*columns, *also]))
     return table(rows)
 
 
@@ -188,7 +189,7 @@ def _row(series: Series, ours: Series | None, lead: str, columns: Sequence[str])
     else:
         row += [shown(whole.median), f"{shown(whole.low)} to {shown(whole.high)}", str(whole.count)]
     row.append(_verdict(series, ours, lead))
-    for name in (*columns, *FIGURES):
+    for name in columns:
         found = spread(series.values(name))
         row.append(_shown(name)(found.median) if found else "")
     return row
