@@ -133,6 +133,9 @@ def test_commands_are_measured_as_whole_trees(tmp_path: Path) -> None:
         with pytest.raises(CommandError) as caught:
             spawning.run(command(tmp_path, "echo first; echo last >&2; exit 3"))
         assert caught.value.line == "last"
+        with pytest.raises(CommandError, match="exit code 1") as caught:
+            spawning.run(command(tmp_path, "echo 'error: no such thing'; echo '  hint: another'; exit 1"))
+        assert caught.value.line == "error: no such thing"
         # It is there for the next one all the same.
         assert spawning.run(command(tmp_path, "echo here")).output == "here\n"
 

@@ -75,7 +75,12 @@ class Ground:
         wanted = list(self.pins if pins is None else pins) + (pins_of([self.wheels.added]) if added else [])
         directory = self.fresh("asked")
         directory.mkdir()
-        written = Asked(pins=directory / "pins.txt", lock=directory / "pylock.toml", project=directory)
+        written = Asked(
+            pins=directory / "pins.txt",
+            lock=directory / "pylock.toml",
+            project=directory,
+            collides=self.wheels.set.collides,
+        )
         written.pins.write_text("".join(f"{pin}\n" for pin in wanted))
         written.lock.write_text(tomli_w.dumps(_part(self._whole_lock(), wanted)))
         project = {"name": "asked", "version": "1.0", "requires-python": ">=3.9", "dependencies": wanted}

@@ -23,13 +23,14 @@ class CommandError(Exception):
     """A command failed.
 
     Attributes:
-        line: The last line that it said.
+        line: The last line that it said which begins as an error, else the last of all.
     """
 
     def __init__(self, words: Sequence[str], status: int, output: str, directory: str) -> None:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
+        errors = [line for line in lines if line.lower().startswith("error")]
+        line = [f"exit code {status}", *lines, *errors][-1]
         # Where the run had its scratch directory says nothing, and would be another word in every run.
-        line = lines[-1] if lines else f"exit code {status}"
         self.line = line.replace(directory, "…")
         super().__init__(f"{' '.join(words)}: exit code {status}\n{output}")
 

@@ -50,11 +50,13 @@ class Asked:
         pins: A file of requirements with versions.
         lock: ``pylock.toml`` of the same.
         project: A directory with a project that depends on the same, and with its locks.
+        collides: Whether two wheels have different files at one place.
     """
 
     pins: Path
     lock: Path
     project: Path
+    collides: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +134,8 @@ def _vrfstore(name: str, *options: str) -> Tool:
         ]
         # Of another prompt, because equal sets share one environment.
         own = ["--python", place.box.base, "--prompt", place.environment.name]
-        return {INSTALL: place.command(*words, *own, *options)}
+        leave = ["--allow-collisions"] if asked.collides else []
+        return {INSTALL: place.command(*words, *own, *leave, *options)}
 
     return Tool(name=name, make=link, again=link, family="vrfstore", managed=True)
 

@@ -37,10 +37,12 @@ class Set:
     Attributes:
         name: What it is called.
         imports: The modules that whoever wants this set imports.
+        collides: Whether two of its wheels have different files at one place; only ours asks for leave then.
     """
 
     name: str
     imports: tuple[str, ...]
+    collides: bool = False
 
     @property
     def program(self) -> str:
@@ -58,7 +60,8 @@ SETS = {
         Set(name="flask", imports=("flask",)),
         Set(name="boto3", imports=("boto3",)),
         Set(name="trio", imports=("sphinx.application", "OpenSSL", "towncrier")),
-        Set(name="jupyter", imports=("jupyterlab.labapp", "notebook.app")),
+        # jupyter 1.0.0 and jupyter-core both bring jupyter.py.
+        Set(name="jupyter", imports=("jupyterlab.labapp", "notebook.app"), collides=True),
         Set(name="document", imports=_DOCUMENT),
         Set(name="coupled", imports=("pinocchio",)),
     )
