@@ -1,6 +1,6 @@
 """Draw a run: one SVG for each of the scenarios that are about speed. Prints the names of the files.
 
-usage: TOOLS/bin/python plots.py RESULTS.json
+usage: TOOLS/bin/python -P plots.py RESULTS.json
 
 It is run by the interpreter of the tools, because nobody else has matplotlib.
 """
@@ -8,13 +8,12 @@ It is run by the interpreter of the tools, because nobody else has matplotlib.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-# Not the directory of this file, in which a module called "statistics" or "figures" would come before others.
-sys.path.remove(str(Path(__file__).parent))
 
 import matplotlib as mpl
 
@@ -24,9 +23,10 @@ from matplotlib import pyplot as plt
 
 from comparison.figures import spread
 from comparison.model import Run, Series
+from comparison.report import seconds
 
 DRAWN = ("install-warm", "install-cold", "install-noop", "first-import-warm", "first-import-cold", "hit")
-OURS, THEIRS = "#b5462f", "#8796a5"
+OURS, THEIRS = "#b5462f", "#5d6f80"
 
 
 def draw(run: Run, scenario: str, directory: Path) -> str | None:
@@ -42,7 +42,7 @@ def draw(run: Run, scenario: str, directory: Path) -> str | None:
         len(workloads), 1, figsize=(8, 0.32 * sum(heights) + 0.8), height_ratios=heights, squeeze=False
     )
     for panel, (workload, group) in zip(panels[:, 0], workloads.items(), strict=True):
-        bars(panel, workload, group)
+        dots(panel, workload, group)
     figure.suptitle(scenario)
     figure.tight_layout()
     name = f"{run.name}-{scenario}.svg"
@@ -52,20 +52,30 @@ def draw(run: Run, scenario: str, directory: Path) -> str | None:
     return name
 
 
-def bars(panel: plt.Axes, workload: str, group: Sequence[Series]) -> None:
-    """Draw medians as bars, with lines from quartile to quartile. Times are on a logarithmic scale."""
-    found = [(series.key.tool, spread(series.values("wall"))) for series in reversed(group)]
-    tools = [tool for tool, times in found if times]
-    times = [times for _, times in found if times]
-    medians = [each.median for each in times]
-    ranges = [[each.median - each.low for each in times], [each.high - each.median for each in times]]
-    colours = [OURS if tool.startswith("vrfstore") else THEIRS for tool in tools]
-    panel.barh(tools, medians, xerr=ranges, color=colours, ecolor="#333333", capsize=2)
+def dots(panel: plt.Axes, workload: str, group: Sequence[Series]) -> None:
+    """Draw medians as dots, with lines from quartile to quartile.
+
+    Times are on a logarithmic scale, from one power of ten to another, on which the length of a bar would say nothing.
+    """
+    for row, series in enumerate(reversed(group)):
+        found = spread(series.values("wall"))
+        if found is None:
+            continue
+        colour = OURS if series.key.tool.startswith("vrfstore") else THEIRS
+        panel.plot([found.low, found.high], [row, row], color=colour, linewidth=2)
+        panel.plot(found.median, row, "o", color=colour)
+        panel.annotate(
+            seconds(found.median), (found.median, row), (0, 6), textcoords="offset points", fontsize=7
+        )
+    panel.set_yticks(range(len(group)), [series.key.tool for series in reversed(group)])
+    panel.set_ylim(-0.6, len(group) - 0.2)
     panel.set_xscale("log")
-    panel.set_xlabel("seconds")
+    medians = [value for series in group for value in series.values("wall")]
+    panel.set_xlim(10 ** math.floor(math.log10(min(medians))), 10 ** math.ceil(math.log10(max(medians))))
+    panel.xaxis.set_major_formatter(lambda value, _: seconds(value))
+    panel.xaxis.set_minor_formatter("")
     panel.set_title(workload, loc="left", fontsize="medium")
     panel.grid(axis="x", alpha=0.3)
-    panel.set_axisbelow(True)
 
 
 def main() -> None:
