@@ -140,7 +140,7 @@ def write(found: Run, directory: Path, *, pictures: Path | None = KEPT / "tools/
 def _draw(results: Path, python: Path) -> list[str]:
     """Draw results, and return the names of the files; none where that fails."""
     # Not with the directory of the program first, whose modules could be called as others that matplotlib wants.
-    words = [python, "-P", PLOTS, results]
+    words = [str(python), "-P", str(PLOTS), str(results)]
     drawing = subprocess.run(words, capture_output=True, text=True, check=False)
     if drawing.returncode:
         say(f"no drawings: {drawing.stderr.strip().splitlines()[-1]}")
