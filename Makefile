@@ -97,9 +97,21 @@ fuzz: $(VENV)/.dev ## feed mutated wheels to the store for ten minutes
 dist: $(VENV)/pyvenv.cfg ## build the wheel, install it into a fresh environment, start it
 	tools/dist $(BIN)/python
 
+.PHONY: bench
+bench: $(VENV)/.dev ## compare with uv, pip, PDM and pex, in half an hour
+	$(BIN)/python benchmarks/compare.py
+
 .PHONY: bench-quick
-bench-quick: $(VENV)/.dev ## measure a hit and a warm link beside a bare Python and uv
-	$(BIN)/python benchmarks/quick.py
+bench-quick: $(VENV)/.dev ## compare with uv and pip on small sets, in three minutes
+	$(BIN)/python benchmarks/compare.py --effort quick
+
+.PHONY: bench-full
+bench-full: $(VENV)/.dev ## compare with everybody on everything, however long it takes
+	$(BIN)/python benchmarks/compare.py --effort full
+
+.PHONY: bench-micro
+bench-micro: $(VENV)/.dev ## measure the pure parts, and compare with the run that was kept; KEEP=1 keeps this one
+	$(BIN)/python benchmarks/pure.py $(if $(KEEP),--keep)
 
 .PHONY: bench-linking
 bench-linking: $(VENV)/.dev ## measure linking the document stack beside uv, part by part

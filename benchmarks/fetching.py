@@ -13,15 +13,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import platform
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +26,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
-from support.index import Index
-from support.wheels import WheelSpec, wheel_bytes, wheel_filename
+from comparison.ground import scratch_directory
+from comparison.serving import served
+from support.wheels import WheelSpec, build_wheel, wheel_bytes, wheel_filename
 from vrfstore import fs
 from vrfstore.model import LockedWheel, nobody, parse_digest
 from vrfstore.requirements import fetch
@@ -47,13 +45,6 @@ def specifications(count: int) -> list[WheelSpec]:
         WheelSpec(name=f"seed{number}", files={f"seed{number}/part{part}.py": text for part in range(10)})
         for number in range(count)
     ]
-
-
-def serve(count: int, answer: multiprocessing.connection.Connection) -> None:
-    """Serve the wheels until there is nobody any more who wants them."""
-    with Index(specifications(count)) as index:
-        answer.send(index.url)
-        answer.recv()
 
 
 def locked(url: str, spec: WheelSpec) -> LockedWheel:
@@ -117,25 +108,21 @@ def described(times: list[float]) -> dict[str, float]:
     return {"median": round(middle, 1), "low": round(low, 1), "high": round(high, 1), "runs": len(times)}
 
 
+def _written(scratch: Path, count: int) -> list[Path]:
+    """Return files of all wheels, made now."""
+    directory = scratch / "wheels"
+    directory.mkdir()
+    return [build_wheel(spec, directory) for spec in specifications(count)]
+
+
 def measure(runs: int, count: int) -> dict[str, Any]:
     """Return the times of everybody, in milliseconds."""
-    here, there = multiprocessing.Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=(count, there))
-    server.start()
-    url = here.recv()
-    with tempfile.TemporaryDirectory(
-        dir=Path.cwd(), prefix=".bench-", ignore_cleanup_errors=True
-    ) as directory:
-        scratch = Path(directory)
+    with scratch_directory(Path.cwd()) as scratch, served(_written(scratch, count)) as url:
         calls = {"vrfstore": lambda: ours(scratch, url, count), **uv_peers(scratch, url, count)}
         times: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(runs):
             for name, call in calls.items():
                 times[name].append(call())
-        for path in scratch.glob("*/entries/*"):
-            fs.remove_tree(str(path))
-    here.send(None)
-    server.join()
     return {
         "wheels": count,
         "machine": {"kernel": platform.release(), "processors": len(os.sched_getaffinity(0))},

@@ -42,9 +42,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linking import Ours
-
 import vrfstore
+from linking import Ours
 from vrfstore import fs
 from vrfstore.model import LinkOptions
 from vrfstore.requirements.policy import Policy

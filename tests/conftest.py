@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 _LONGEST = (
     "test_gc_beside_links", "test_soak", "test_gc_machine", "test_crash", "test_resolvers", "test_parity",
     "test_serving", "test_acceptance", "test_corpus", "test_faults", "test_many_renders",
-    "test_runner_example", "test_concurrency", "test_node_client",
+    "test_runner_example", "test_concurrency", "test_node_client", "test_bench_harness",
 )  # fmt: skip
 """Files that take long for the number of tests in them."""
 

@@ -195,6 +195,11 @@ class Index:
         """From now on serves other bytes than the hash of the file announces, as many of them."""
         self._corrupt.add(filename)
 
+    def warm(self) -> None:
+        """Computes all hashes now, and not in the time of whoever asks first."""
+        for file in self._files.values():
+            _ = file.sha256
+
     def downloads(self, filename: str) -> int:
         """How often the file itself was asked for, refused or not."""
         return self.requests.count(("GET", f"/files/{filename}"))
@@ -243,16 +248,18 @@ class Index:
     def _file_or_metadata(self, filename: str, headers: Message) -> "_Response":
         if file := self._files.get(filename):
             self._closing.wait(self.delay.get(filename, 0))
-            content = _corrupted(file.content) if filename in self._corrupt else file.content
-            return self._with_fault(filename, self._whole_or_part(content, headers))
+            corrupt = filename in self._corrupt
+            content = _corrupted(file.content) if corrupt else file.content
+            digest = _sha256(content) if corrupt else file.sha256
+            return self._with_fault(filename, self._whole_or_part(content, digest, headers))
         described = self._files.get(filename.removesuffix(".metadata"))
         if described is None or described.metadata is None:
             return _failure(HTTPStatus.NOT_FOUND)
         return _Response(HTTPStatus.OK, described.metadata, "application/octet-stream")
 
-    def _whole_or_part(self, content: bytes, headers: Message) -> "_Response":
+    def _whole_or_part(self, content: bytes, digest: str, headers: Message) -> "_Response":
         """The file, or what is asked for of it."""
-        tag = f'"{_sha256(content)[:16]}"'
+        tag = f'"{digest[:16]}"'
         given = ({"ETag": tag} if self.tags else {}) | ({"Accept-Ranges": "bytes"} if self.ranges else {})
         part = re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))
         if not self.ranges or part is None or headers.get("If-Range", tag) != tag:

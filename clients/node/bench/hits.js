@@ -2,9 +2,10 @@
 /**
  * Measure hits: 200 one after another, and 200 of which 16 are asked at once.
  *
- * usage: node bench/hits.js REQUIREMENTS --python PATH [--store DIRECTORY] [--command PATH]     (make bench-node)
+ * usage: node bench/hits.js REQUIREMENTS --python PATH [--store DIRECTORY] [--command PATH] [--isolated] [--json]
+ *        (make bench-node)
  *
- * Each takes a lease and releases it. Times are from asking to the answer, so that of 16 the last waits for the others.
+ * With --json all times are printed, in milliseconds, and nothing else. Each takes a lease and releases it. Times are from asking to the answer, so that of 16 the last waits for the others.
  */
 
 import { parseArgs } from 'node:util';
@@ -15,11 +16,17 @@ const HITS = 200;
 const AT_ONCE = 16;
 
 const { values, positionals } = parseArgs({
-  options: { python: { type: 'string' }, store: { type: 'string' }, command: { type: 'string', default: 'vrfstore' } },
+  options: {
+    python: { type: 'string' },
+    store: { type: 'string' },
+    command: { type: 'string', default: 'vrfstore' },
+    isolated: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+  },
   allowPositionals: true,
 });
 const [requirements] = positionals;
-const asked = { python: values.python, store: values.store, command: [values.command] };
+const asked = { python: values.python, store: values.store, command: [values.command], isolated: values.isolated };
 
 /** @returns {Promise<number>} milliseconds */
 async function hit() {
@@ -39,7 +46,7 @@ function report(name, times) {
 }
 
 const { packages, status } = await link(requirements, asked);
-console.log(`first answer: ${status}, ${packages?.length} packages`);
+if (!values.json) console.log(`first answer: ${status}, ${packages?.length} packages`);
 const first = [await hit()];
 const sequential = [];
 for (let count = 0; count < HITS; count += 1) sequential.push(await hit());
@@ -48,6 +55,10 @@ const together = [];
 for (let count = 0; count < HITS; count += AT_ONCE) {
   together.push(...(await Promise.all(Array.from({ length: Math.min(AT_ONCE, HITS - count) }, hit))));
 }
-report('first', first);
-report('sequential', sequential);
-report('16 at once', together);
+if (values.json) {
+  console.log(JSON.stringify({ first, sequential, together }));
+} else {
+  report('first', first);
+  report('sequential', sequential);
+  report('16 at once', together);
+}

@@ -1,0 +1,162 @@
+"""Which scenario is run with which tools on which workload, and how often. Pure.
+
+A plan is in the order of what matters most: where the time is up, what comes last is left out. Slow tools get the small
+workloads, and of large ones a round or two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from comparison.tools import BARE, FROM_LOCK, IN_PROCESS, NODE
+
+__all__ = ["EFFORTS", "Job", "plan", "seconds_for"]
+
+EFFORTS = ("quick", "usual", "full")
+
+OURS, UV = "vrfstore", "uv"
+OFF, EAGER = "vrfstore --compile off", "vrfstore --compile eager"
+COMPILED, SYMLINKS, PYLOCK = "uv --compile-bytecode", "uv, symlinks", "uv, pylock.toml"
+PIP, NOT_COMPILED, VIRTUALENV = "venv + pip", "venv + pip --no-compile", "virtualenv + pip"
+PDM, PEX = "PDM, symlinks", "pex --venv"
+OTHERS = (PIP, NOT_COMPILED, VIRTUALENV, PDM, PEX)
+
+_SECONDS: Mapping[str, float | None] = {"quick": 110, "usual": 1400, "full": None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One scenario on one workload.
+
+    Attributes:
+        scenario: Its name.
+        workload: That of the wheels.
+        tools: Those that take turns.
+        rounds: How many turns each gets.
+        fewer: How many those get that get fewer.
+        sizes: Numbers of environments or entries, where the scenario is about such.
+        seconds: After so many, no further round is begun.
+    """
+
+    scenario: str
+    workload: str
+    tools: Sequence[str]
+    rounds: int
+    fewer: Mapping[str, int] = field(default_factory=dict)
+    sizes: Sequence[int] = ()
+    seconds: float = 300.0
+
+
+def seconds_for(effort: str) -> float | None:
+    """Return how long the measuring may take, setting up apart; None for no limit."""
+    return _SECONDS[effort]
+
+
+def plan(effort: str) -> list[Job]:
+    """Return what is run, the most important first."""
+    return {"quick": _quick, "usual": _usual, "full": _full}[effort]()
+
+
+def _job(scenario: str, workload: str, rounds: int, *tools: str, **more: Any) -> Job:
+    return Job(scenario=scenario, workload=workload, rounds=rounds, tools=tools, **more)
+
+
+def _quick() -> list[Job]:
+    once = {PIP: 1, COMPILED: 2, EAGER: 2}
+    return [
+        _job("hit", "flask", 9, BARE, OURS, FROM_LOCK, UV, NODE, seconds=15),
+        _job("install-warm", "flask", 5, OURS, IN_PROCESS, UV, COMPILED, PIP, fewer=once, seconds=15),
+        _job("install-cold", "flask", 3, OFF, OURS, EAGER, UV, COMPILED, PIP, fewer=once, seconds=15),
+        _job("first-import-warm", "flask", 5, OURS, UV, seconds=10),
+        _job("store-size", "flask", 5, OURS, sizes=(10, 100), seconds=10),
+        _job("install-warm", "trio", 5, OURS, IN_PROCESS, UV, seconds=10),
+        _job("install-cold", "trio", 2, OFF, UV, seconds=10),
+        _job("install-incremental", "trio", 3, OURS, UV, seconds=10),
+        _job("at-once", "trio", 2, OURS, UV, sizes=(8,), seconds=10),
+        _job("disk", "trio", 1, OFF, UV, sizes=(1, 10)),
+    ]
+
+
+def _usual() -> list[Job]:
+    few = {PIP: 1, COMPILED: 2, SYMLINKS: 2}
+    return [
+        *_small("flask", rounds=7),
+        *_document(few),
+        *_small("trio", rounds=5),
+        _job("at-once", "trio", 3, OURS, UV, sizes=(1, 8, 32), seconds=60),
+        _job("disk", "trio", 1, OFF, UV, sizes=(1, 10, 100)),
+        _job("gc", "trio", 3, OURS, UV, seconds=60),
+        *(job for workload in ("coupled", "jupyter", "boto3") for job in _pair(workload)),
+        _job("store-size", "flask", 7, OURS, sizes=(10, 1_000, 10_000)),
+    ]
+
+
+def _document(few: Mapping[str, int]) -> list[Job]:
+    """Return what is measured of the stack that most of the floors are about."""
+    on, colds = "document", (OFF, OURS, EAGER, UV, PYLOCK, COMPILED, PIP)
+    return [
+        _job("install-warm", on, 9, OURS, IN_PROCESS, UV, COMPILED, SYMLINKS, fewer=few),
+        _job("install-cold", on, 3, *colds, fewer=few, seconds=180),
+        _job("first-import-warm", on, 5, OURS, UV, COMPILED, fewer=few, seconds=120),
+        _job("first-import-cold", on, 3, OURS, OFF, EAGER, UV, COMPILED, fewer=few, seconds=150),
+        _job("disk", on, 1, OFF, UV, sizes=(1, 10)),
+        _job("install-noop", on, 9, OURS, UV),
+        _job("install-incremental", on, 5, OURS, UV, seconds=60),
+        _job("at-once", on, 3, OURS, UV, sizes=(1, 8), seconds=60),
+        _job("delete", on, 5, OURS, UV, seconds=60),
+    ]
+
+
+def _small(on: str, *, rounds: int) -> list[Job]:
+    """Return all that is quick enough for every tool."""
+    few = dict.fromkeys(OTHERS, 2)
+    uvs = (UV, COMPILED, SYMLINKS, PYLOCK)
+    return [
+        _job("hit", on, 3 * rounds, BARE, OURS, FROM_LOCK, UV, NODE),
+        _job("install-warm", on, rounds, OURS, IN_PROCESS, *uvs, *OTHERS, fewer=few, seconds=120),
+        _job("install-cold", on, rounds, OFF, OURS, EAGER, *uvs, *OTHERS, fewer=few, seconds=120),
+        _job("install-noop", on, rounds, OURS, UV, PIP, PDM, fewer=few),
+        _job("install-incremental", on, rounds, OURS, UV, PIP, fewer=few, seconds=90),
+        _job("first-import-warm", on, rounds, OURS, UV, COMPILED, PIP, fewer=few, seconds=90),
+        _job("first-import-cold", on, rounds, OURS, OFF, EAGER, UV, COMPILED, seconds=90),
+        _job("delete", on, rounds, OURS, UV, PIP, fewer=few, seconds=60),
+    ]
+
+
+def _pair(on: str) -> list[Job]:
+    """Return the least that is known of a workload."""
+    return [
+        _job("install-warm", on, 7, OURS, IN_PROCESS, UV, seconds=30),
+        _job("install-cold", on, 3, OFF, UV, PYLOCK, seconds=60),
+        _job("first-import-warm", on, 3, OURS, UV, seconds=30),
+    ]
+
+
+def _full() -> list[Job]:
+    """Return what the usual plan has, with more rounds, more tools on the large workloads, and larger numbers."""
+    numbers = {"at-once": (1, 8, 32), "disk": (1, 10, 100), "store-size": (10, 100, 1_000, 10_000, 100_000)}
+    return [
+        Job(
+            scenario=job.scenario,
+            workload=job.workload,
+            tools=(*job.tools, *(tool for tool in _wider(job.scenario) if tool not in job.tools)),
+            rounds=job.rounds if job.scenario == "disk" else job.rounds + 4,
+            fewer=dict.fromkeys(OTHERS, 2) | {tool: rounds + 3 for tool, rounds in job.fewer.items()},
+            sizes=numbers.get(job.scenario, job.sizes),
+            seconds=math.inf,
+        )
+        for job in [*_usual(), _job("gc", "document", 3, OURS, UV)]
+    ]
+
+
+def _wider(scenario: str) -> tuple[str, ...]:
+    """Return the tools that there is time for without a limit."""
+    match scenario:
+        case "install-cold" | "install-warm":
+            return OTHERS
+        case "at-once" | "first-import-cold":
+            return (PIP,)
+    return ()
