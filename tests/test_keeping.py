@@ -22,9 +22,11 @@ from vrfstore.gc import roots
 from vrfstore.gc.policy import Policy
 from vrfstore.gc.sweep import Report, collect
 from vrfstore.model import LinkOptions
+from vrfstore.runner import hit
 from vrfstore.runner.keeping import Keeping
 from vrfstore.runner.link import LinkResult, link
 from vrfstore.store import leases
+from vrfstore.store.layout import Layout
 from vrfstore.store.leases import LeaseRecord
 from vrfstore.store.store import Store
 
@@ -205,9 +207,52 @@ def test_without_a_lease_there_is_none_and_the_text_is_the_python(
         assert command("link", requirements, *options).out == f"{python}\n"
     arguments = ["--store", store.root, "link", str(requirements)]
     assert quick(arguments) == os.fsencode(python)
-    for option in ("--root=x", "--lease-ttl=1h", "--lease-pid=1"):
+    for option in (
+        "--root=x",
+        "--lease-pid=1",
+        "--lease-ttl=0s",
+        "--lease-ttl=1",
+        "--lease-ttl=1.5h",
+        "--lease-ttl=367d",
+    ):
         # The short way knows nothing of these.
         assert quick([*arguments, option]) is quick([*arguments, *option.split("=")]) is None
+
+
+@pytest.mark.parametrize("length", ["90s", "15m", "12h", "7d"])
+def test_the_short_way_takes_the_same_lease(
+    requirements: Path, store: Store, command: Command, length: str
+) -> None:
+    python = link(requirements, store=store).python
+    arguments = ["link", str(requirements), "--lease-ttl", length]
+    began = time.time()
+    assert quick(["--store", store.root, *arguments]) == os.fsencode(python)
+    lease = only_lease(store)
+    os.unlink(store.layout.of("leases", lease.name))
+    assert command(*arguments, "--json").document["status"] == "hit"
+    other = only_lease(store)
+    assert (lease.kind, lease.environment, lease.alive) == (other.kind, other.environment, other.alive)
+    assert lease.kind == "until"
+    assert lease.expires is not None
+    assert other.expires is not None
+    assert -2 < other.expires - lease.expires - (time.time() - began) < 2
+    assert gc(store).environments == ()
+
+
+def test_the_short_way_hands_out_nothing_that_has_gone_while_it_took_its_lease(
+    requirements: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = link(requirements, store=store).python
+    take = hit.keep
+
+    def keep(layout: Layout, found: hit.Hit, seconds: float) -> str:
+        kept = take(layout, found, seconds)
+        os.rename(python, f"{python}.away")
+        return kept
+
+    monkeypatch.setattr(hit, "keep", keep)
+    assert quick(["--store", store.root, "link", str(requirements), "--lease-ttl", "1h"]) is None
+    assert os.listdir(store.layout.of("leases")) == []
 
 
 def a_zombie(process: subprocess.Popen[bytes]) -> None:

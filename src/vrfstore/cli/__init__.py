@@ -33,7 +33,8 @@ def main() -> None:
 def quick(arguments: list[str]) -> bytes | None:
     """Return the path that ``vrfstore [--store DIR] link [--python X] FILE`` prints on a hit; else None.
 
-    A shared store, if ``--shared-store`` or its variable names one, is part of the question (``runner.sharing``).
+    ``--lease-ttl`` with a length of time such as 15m is understood as well. A shared store, if ``--shared-store`` or its
+    variable names one, is part of the question (``runner.sharing``).
 
     Only exactly this is understood. Anything else, and anything that goes wrong, is left to the whole command,
     which finds it again and says so properly.
@@ -41,7 +42,7 @@ def quick(arguments: list[str]) -> bytes | None:
     parsed = _parse(arguments)
     if parsed is None:
         return None
-    store, asked, shared, path = parsed
+    store, asked, shared, seconds, path = parsed
     if path.endswith((".py", ".toml")):
         return None  # a script or a lock, whose bytes may be those of a requirements text and mean something else
     from vrfstore import fs  # noqa: PLC0415
@@ -55,7 +56,15 @@ def quick(arguments: list[str]) -> bytes | None:
         executable = find(asked)
         layout = Layout(os.path.abspath(store))
         options = {"shared_store": os.path.abspath(shared)} if shared else {}
-        found = hit.look_up(layout, hit.input_digest(data, executable, os.environ, options))
+        digest = hit.input_digest(data, executable, os.environ, options)
+        found = hit.look_up(layout, digest)
+        if found is not None and seconds:
+            kept = hit.keep(layout, found, seconds)
+            # Only what is there after that has a lease.
+            again = hit.look_up(layout, digest)
+            if again is None or again.directory != found.directory:
+                fs.remove_file(kept)
+                return None
     except Exception:  # noqa: BLE001 - whatever it is, the whole command meets it too
         return None
     return None if found is None else os.fsencode(found.python)
@@ -73,12 +82,27 @@ def _default_store() -> str:
     return f"{data}/vrfstore"
 
 
-def _parse(arguments: list[str]) -> tuple[str, str | None, str | None, str] | None:
-    """Return store, interpreter, shared store and file; None unless the arguments are exactly of the form above."""
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST = 365 * 86400
+"""Seconds of a lease that are understood here; the whole command has other ways to write them, and a limit."""
+
+
+def _seconds(text: str) -> int | None:
+    """Return the seconds of a length of time such as 90s or 12h; None of any other."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in _SECONDS or not (number.isascii() and number.isdecimal() and len(number) < 10):  # noqa: PLR2004
+        return None
+    seconds = int(number) * _SECONDS[unit]
+    return seconds if 0 < seconds <= _LONGEST else None
+
+
+def _parse(arguments: list[str]) -> tuple[str, str | None, str | None, int, str] | None:
+    """Return store, interpreter, shared store, seconds of a lease and file; None unless exactly of the form above."""
     options: dict[str, str | None] = {
         "--store": os.environ.get("VRFSTORE_HOME") or _default_store(),
         "--python": os.environ.get("VRFSTORE_PYTHON"),
         "--shared-store": os.environ.get("VRFSTORE_SHARED_STORE"),
+        "--lease-ttl": None,
     }
     words: list[str] = []
     rest = iter(arguments)
@@ -92,7 +116,10 @@ def _parse(arguments: list[str]) -> tuple[str, str | None, str | None, str] | No
             return None
         else:
             words.append(argument)
-    store = options["--store"]
+    store, length = options["--store"], options["--lease-ttl"]
+    seconds = 0 if length is None else _seconds(length)
+    if seconds is None:
+        return None
     if len(words) != 2 or words[0] != "link" or not store:  # noqa: PLR2004 - the command, and the file
         return None
-    return store, options["--python"], options["--shared-store"], words[1]
+    return store, options["--python"], options["--shared-store"], seconds, words[1]

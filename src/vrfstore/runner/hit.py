@@ -13,16 +13,17 @@ several, it has the key ``input`` as well, which says what was given and where, 
 
 from __future__ import annotations
 
+import math
 import time
 
 from vrfstore import codec, fs
-from vrfstore.store.layout import FORMAT, MEMO_SCHEMA, Layout
+from vrfstore.store.layout import FORMAT, MEMO_SCHEMA, Layout, lease_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Hit", "deciding_variables", "input_digest", "look_up"]
+__all__ = ["Hit", "deciding_variables", "input_digest", "keep", "look_up"]
 
 _CONFIGURATION = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "VRFSTORE_CONFIG")
 """Where pip looks for its configuration, and where ours is."""
@@ -100,6 +101,24 @@ def look_up(layout: Layout, digest: str) -> Hit | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # No memo, or one that cannot be read, which is the same.
         return None
+
+
+def keep(layout: Layout, found: Hit, seconds: float) -> str:
+    """Take a lease on an environment that ends after so long, and return its path.
+
+    As ``store.leases.take_until``, which takes as long to import as the rest of a hit. Whoever calls it has to look
+    again afterwards.
+
+    Raises:
+        OSError: The store cannot be written, or which boot this is cannot be read.
+    """
+    boot = fs.read_file("/proc/sys/kernel/random/boot_id").decode().strip().replace("-", "")
+    deadline = math.ceil(time.clock_gettime(time.CLOCK_BOOTTIME) + seconds)
+    key = found.directory.partition(".")[0]
+    name = lease_until(fs.unique_name(), key, boot, deadline, math.ceil(time.time() + seconds))
+    path = layout.of("leases", name)
+    fs.write_file(path, b"")
+    return path
 
 
 def _check(

@@ -45,6 +45,7 @@ __all__ = [
     "Layout",
     "entry_directory",
     "environment_directory",
+    "lease_until",
 ]
 
 FORMAT = 3
@@ -71,6 +72,19 @@ SUBDIRECTORIES = (
     "entries", "environments", "inputs", "requests", "locks", "interpreters", "roots", "external", "leases", "holds",
     "gc", "tmp", "logs", "repairs",
 )  # fmt: skip
+
+
+def lease_until(identity: str, key: str, boot: str, deadline: int, wall: int) -> str:
+    """Return the name of a lease that ends at a time; see docs/on-disk-contract.md, "Lease".
+
+    Args:
+        identity: 16 random hexadecimal digits.
+        key: That of an environment, or ``-``.
+        boot: Names the boot that ``deadline`` counts from.
+        deadline: When it ends, in seconds since then.
+        wall: The same moment in seconds since the epoch.
+    """
+    return f"until.{identity}.{key}.{boot}.{deadline}.{wall}"
 
 
 class Layout:

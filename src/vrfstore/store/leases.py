@@ -43,7 +43,7 @@ from typing import Literal, Self
 
 from vrfstore import codec, fs
 from vrfstore.model import Digest
-from vrfstore.store.layout import Layout
+from vrfstore.store.layout import Layout, lease_until
 from vrfstore.store.machine import Machine, Process
 
 __all__ = [
@@ -230,8 +230,9 @@ def take_until(
     now, wall = machine.since_boot(), machine.wall()
     deadline = math.ceil(now + seconds)
     identity = fs.unique_name()
-    at = f"{machine.boot()}.{deadline}.{math.ceil(wall + seconds)}"
-    return _put(layout, identity, f"until.{identity}.{environment or _NOTHING}.{at}", wall + deadline - now)
+    ends = deadline, math.ceil(wall + seconds)
+    name = lease_until(identity, environment or _NOTHING, machine.boot(), *ends)
+    return _put(layout, identity, name, wall + deadline - now)
 
 
 def _put(layout: Layout, identity: str, name: str, expires: float) -> Lease:
