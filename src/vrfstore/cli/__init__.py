@@ -33,8 +33,8 @@ def main() -> None:
 def quick(arguments: list[str]) -> bytes | None:
     """Return the path that ``vrfstore [--store DIR] link [--python X] FILE`` prints on a hit; else None.
 
-    ``--lease-ttl`` with a length of time such as 15m is understood as well. A shared store, if ``--shared-store`` or its
-    variable names one, is part of the question (``runner.sharing``).
+    ``--lease-ttl`` with a length of time such as 15m is understood as well. A shared store, if ``--shared-store`` names
+    one, or its variable, is part of the question (``runner.sharing``).
 
     Only exactly this is understood. Anything else, and anything that goes wrong, is left to the whole command,
     which finds it again and says so properly.
