@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc as garbage
 import json
 import mmap
 import os
@@ -1095,3 +1096,24 @@ def test_a_collector_that_was_killed_does_not_keep_users_waiting(world: World) -
     assert world.environment("live", "shared") == world.live
     assert time.monotonic() - began < 2
     assert not os.path.exists(world.store.layout.condemned)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_while_a_list_is_up_python_collects_nothing_and_afterwards_as_before(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    rename = fs.rename
+
+    def noticed(source: str, target: str) -> None:
+        is_up = os.path.exists(world.store.layout.condemned)
+        if ".dead-" in target and is_up:
+            seen.append((is_up, garbage.isenabled()))
+            if fails:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), source)
+        rename(source, target)
+
+    monkeypatch.setattr(fs, "rename", noticed)
+    world.collect()
+    assert set(seen) == {(True, False)}
+    assert garbage.isenabled()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc as garbage
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -302,9 +303,12 @@ class _Sweep:
             self._looked = time.monotonic()
         aside: list[str] = []
         removed: list[str] = []
+        collecting = garbage.isenabled()
         condemned.publish(layout, [f"{part}/{name}" for name in names])
         began = looked = time.monotonic()
         try:
+            # Of a large store the view has so many objects that Python's collector would take longer than all the rest.
+            garbage.disable()
             view.refresh(in_use, environments=part != "environments")
             looked = time.monotonic()
             for name in view.unclaimed(part, names):
@@ -321,6 +325,8 @@ class _Sweep:
         finally:
             condemned.withdraw(layout)
             ended = time.monotonic()
+            if collecting:
+                garbage.enable()
             self._pauses.append(ended - began)
             self._batch = batch_size(looked - began, (ended - looked) / len(names))
         self._remove(aside)
