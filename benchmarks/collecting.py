@@ -8,11 +8,12 @@ digests, plans and manifests of their own, whose other files are hard links. Env
 
 While a gc is at work in a process of its own, hits and links of new environments are measured, and before and after it
 as well. Between a large delete and what is measured next there is a pause: a file system may make new inodes many
-times slower for a while. ``--full`` adds 100,000 entries: in memory that took 167 s to make and 334 s to collect, and
-thirteen minutes with ``nix-store``; on a disk it takes about 2 million inodes and 6 GB.
+times slower for a while. ``--full`` adds 100,000 entries: in memory that took 55 s to make and 32 s to collect; on a
+disk it takes about 2 million inodes and 6 GB.
 
-Where there is a ``nix-store``, its gc is measured on as many paths with the files of such an entry. Run all this on a
-disk that nobody else uses, or in ``/dev/shm``: where others wrote, deleting took forty to a hundred times as long.
+Where there is a ``nix-store``, its gc is measured on as many paths with the files of such an entry. Everything
+is made below the current directory: run it on a disk that nobody else uses, or from ``/dev/shm``. Where others wrote,
+deleting took ten to a hundred times as long.
 """
 
 from __future__ import annotations
