@@ -12,13 +12,19 @@ from typing import Any
 import pytest
 
 import vrfstore
+from support.commands import Command
 from support.crash import litter
 from support.index import Index
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import codec, fs
+from vrfstore.errors import StoreDamagedError
+from vrfstore.gc import sweep
+from vrfstore.gc.policy import Policy
 from vrfstore.model import EntryPlan
+from vrfstore.requirements.policy import Policy as Wanted
 from vrfstore.runner.link import LinkResult
 from vrfstore.runner.verify import verify
+from vrfstore.store import clients
 from vrfstore.store.bytecode import BytecodeRecord, CompiledFile
 from vrfstore.store.store import Store
 
@@ -384,3 +390,100 @@ def test_what_an_honest_store_lends_is_what_its_wheel_is_unpacked_to(
         file for file in other.files if file.path != "plan.json"
     }
     assert verify(lender.own).sound
+
+
+# --- what others leave in a store that lends
+
+
+@pytest.fixture
+def box(lender: Lender) -> Path:
+    """Where other stores say what they borrow."""
+    made = Path(lender.store.root) / "clients"
+    made.mkdir()
+    made.chmod(0o1777)
+    return made
+
+
+def said_by(store: str, *entries: str) -> str:
+    return json.dumps({"schema": 1, "store": store, "entries": entries})
+
+
+def read(lender: Lender) -> list[clients.Client | StoreDamagedError]:
+    return list(clients.read(lender.store.layout))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"schema": "x" * 1_000_000, "store": "/x", "entries": []}),
+        json.dumps({"schema": 1, "store": ["x" * 1_000_000], "entries": []}),
+        json.dumps({"schema": 1, "store": "/x" * 1_000_000, "entries": []}),
+        "[" * 1_000_000,
+    ],
+)
+def test_no_registration_has_much_to_say(lender: Lender, box: Path, text: str) -> None:
+    (box / "x.json").write_text(text)
+    (found,) = read(lender)
+    assert isinstance(found, StoreDamagedError)
+    assert len(found.message) < 5000
+
+
+def test_of_what_is_not_there_nothing_is_kept_in_mind(lender: Lender, box: Path) -> None:
+    (box / "x.json").write_text(
+        said_by("/x", *(f"{number:020}-x-1" for number in range(50_000)), lender.entry.name)
+    )
+    (found,) = read(lender)
+    assert isinstance(found, clients.Client)
+    assert found.entries == {lender.entry.name}
+
+
+def test_more_than_can_be_read_keeps_everything_and_takes_no_longer(
+    lender: Lender, box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "_MOST", 100_000)
+    for number in range(1000):
+        (box / f"{number:04}.json").write_text("" if number % 2 else said_by("/x"))
+    found = read(lender)
+    assert len(found) < 110
+    assert isinstance(found[-1], StoreDamagedError)
+    assert found[-1].path == str(box)
+    assert sweep.collect(lender.store, Policy(max_age=0, grace=0)).entries == ()
+
+
+def test_a_file_with_more_bytes_than_there_can_be_is_not_read(lender: Lender, box: Path) -> None:
+    with open(box / "x.json", "wb") as stream:
+        stream.truncate(1 << 40)
+    (found,) = read(lender)
+    assert isinstance(found, StoreDamagedError)
+
+
+def test_names_in_clients_do_nothing_to_the_terminal_of_who_runs_doctor(
+    lender: Lender, box: Path, command: Command
+) -> None:
+    (box / "\x1b[31mx.json").write_text("")
+    done = command("--store", lender.store.root, "doctor")
+    assert "x.json" in done.out
+    assert "\x1b" not in done.out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file somebody else's")
+def test_who_takes_the_name_of_a_registration_first_keeps_nobody_from_being_told_of(
+    lender: Lender, box: Path
+) -> None:
+    lender.link()
+    (registration,) = box.iterdir()
+    text = registration.read_text()
+    assert lender.entry.name in text
+    # Somebody else knows the name, has said the same there, and takes it back later.
+    os.chown(registration, 65534, 65534)
+    sweep.collect(lender.own, Policy(max_age=0, grace=0))
+    lender.link()
+    lender.link(policy=Wanted(refresh=True))
+    assert len(list(box.iterdir())) == 2
+    registration.unlink()
+    (ours,) = box.iterdir()
+    assert ours.stat().st_uid == os.geteuid()
+    assert json.loads(ours.read_text()) == json.loads(text)
+    assert sweep.collect(lender.store, Policy(max_age=0, grace=0)).entries == ()
+    sweep.collect(lender.own, Policy(max_age=0, grace=0))
+    assert list(box.iterdir()) == []
