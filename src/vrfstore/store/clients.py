@@ -20,7 +20,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from vrfstore import codec, fs
@@ -147,7 +147,7 @@ def renew(own: Store) -> None:
         # A lease ends only after what it protected can be seen, so leases come first.
         leased = [lease.digests for lease in leases.read(layout) if lease.alive]
         try:
-            borrowed = {own.plan(directory).shared for directory in own.entries()}
+            borrowed = _by_lender({own.plan(directory).shared for directory in own.entries()} - {""})
         except (FileNotFoundError, StoreDamagedError):
             return  # what cannot be read may be borrowed
         if None in leased:
@@ -157,10 +157,26 @@ def renew(own: Store) -> None:
         _note(layout, left)
 
 
-def _is_needed(own: Layout, shared: Layout, borrowed: Collection[str], leased: Collection[str]) -> bool:
+def _by_lender(places: Collection[str]) -> dict[str, set[str]]:
+    """Return the directory names of what is borrowed by the real path of the store that lends it.
+
+    However that was spelt, as by a link that leads there: what it is told, it is told in one place.
+    """
+    found: dict[str, set[str]] = {}
+    for place in places:
+        parent, _, directory = place.rpartition("/")
+        found.setdefault(os.path.dirname(parent), set()).add(directory)
+    merged: dict[str, set[str]] = {}
+    for root, directories in found.items():
+        merged.setdefault(os.path.realpath(root), set()).update(directories)
+    return merged
+
+
+def _is_needed(
+    own: Layout, shared: Layout, borrowed: Mapping[str, Collection[str]], leased: Collection[str]
+) -> bool:
     """Write the registration in one shared store anew; returns whether there is anything to look after there."""
-    prefix = f"{shared.of('entries')}/"
-    wanted = {place.removeprefix(prefix) for place in borrowed if place.startswith(prefix)}
+    wanted = set(borrowed.get(os.path.realpath(shared.root), ()))
     if not os.path.isdir(shared.of(_PART)):
         # Where the whole store is out of reach, we may be registered there.
         return bool(wanted) or not os.path.exists(shared.marker)
