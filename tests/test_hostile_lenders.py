@@ -13,19 +13,20 @@ import pytest
 
 import vrfstore
 from support.commands import Command
-from support.crash import litter
+from support.crash import base, litter
 from support.index import Index
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
 from vrfstore.gc import sweep
 from vrfstore.gc.policy import Policy
-from vrfstore.model import EntryPlan
+from vrfstore.model import EntryPlan, nobody
 from vrfstore.requirements.policy import Policy as Wanted
 from vrfstore.runner.link import LinkResult
 from vrfstore.runner.verify import verify
 from vrfstore.store import clients
 from vrfstore.store.bytecode import BytecodeRecord, CompiledFile
+from vrfstore.store.compiling import compile_entries
 from vrfstore.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("without_sync")
@@ -329,6 +330,29 @@ def test_what_is_no_file_there_is_not_waited_for(lender: Lender, path: str) -> N
     place.unlink()
     os.mkfifo(place)
     assert [package.shared for package in lender.link().packages] == [path == "links/RECORD"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless", "large"])
+def test_modules_that_have_become_something_else_are_neither_waited_for_nor_read(
+    lender: Lender, kind: str
+) -> None:
+    lender.link(compile_mode="off")
+    (directory,) = lender.own.entries()
+    place = lender.entry / "site-packages"
+    place.chmod(0o755)
+    module = place / "pear.py"
+    module.unlink()
+    if kind == "fifo":
+        os.mkfifo(module)
+    elif kind == "endless":
+        module.symlink_to("/dev/zero")
+    else:
+        with open(module, "wb") as stream:
+            stream.truncate(1 << 33)
+    with lender.own.session() as lease:
+        (result,) = compile_entries(lender.own, base(), [directory], lease=lease, watch=nobody)
+    assert result.state == "failed"
+    assert litter(lender.own) == []
 
 
 def test_bytecode_that_would_be_in_the_place_of_something_else_is_not_taken(lender: Lender) -> None:
