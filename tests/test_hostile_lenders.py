@@ -355,6 +355,18 @@ def test_modules_that_have_become_something_else_are_neither_waited_for_nor_read
     assert litter(lender.own) == []
 
 
+def test_what_cannot_be_copied_of_it_is_damage_and_no_bug(lender: Lender, command: Command) -> None:
+    lender.link(compile_mode="off")
+    place = lender.entry / "site-packages"
+    place.chmod(0o755)
+    (place / "pear.py").unlink()
+    os.mkfifo(place / "pear.py")
+    words = ["--shared-store", lender.store.root, "--materialize", "pear"]
+    done = command("link", *words, lender.home / "requirements.vrf")
+    assert done.code == 17
+    assert "not a regular file" in done.err
+
+
 def test_bytecode_that_would_be_in_the_place_of_something_else_is_not_taken(lender: Lender) -> None:
     named = "links/bin/peel.pyc", "site-packages/pear.py", "site-packages/pear.pyc", "bytecode/x.pyc"
     for number, path in enumerate(named):
