@@ -275,6 +275,65 @@ def _is_at(step: str, log: Path, index: Index, wheel: str, store: Store) -> bool
     return log.exists() and "resolving" in log.read_text() and len(processes_of(store)) > 1
 
 
+_EARLY = """
+import signal, sys
+from vrfstore import cli
+real = cli.quick
+cli.quick = lambda arguments: (signal.raise_signal({number}), real(arguments))[1]
+cli.main()
+"""
+
+_LATE = """
+import atexit, signal, sys
+from vrfstore import cli
+from vrfstore.cli import render
+real = render.plain
+render.plain = lambda text: (real(text), signal.raise_signal({number}))
+atexit.register(signal.raise_signal, {number})
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+def test_a_signal_that_comes_before_we_could_answer_is_answered_and_one_after_that_is_not(
+    store: Store, tmp_path: Path, number: int, code: int
+) -> None:
+    requirements = tmp_path / "requirements.vrf"
+    requirements.write_text("")
+    words = ["--store", store.root, "link", "--json", str(requirements)]
+    for program, expected in ((_EARLY, code), (_LATE, 0)):
+        script = program.format(number=int(number))
+        done = subprocess.run(
+            [sys.executable, "-c", script, *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == expected, done.stderr
+        assert "Traceback" not in done.stderr
+        document = json.loads(done.stdout)
+        assert (document["error"] or {"code": 0})["code"] == expected
+        assert (document["python"] is None) is (expected > 0)
+
+
+def test_who_does_not_read_the_answer_is_left_at_the_second_signal(store: Store, tmp_path: Path) -> None:
+    requirements = tmp_path / "requirements.vrf"
+    requirements.write_text("")
+    script = (
+        "from vrfstore import cli\nfrom vrfstore.cli import render\nreal = render.plain\n"
+        "render.plain = lambda text: real(text + ' ' * (1 << 20))\ncli.main()"
+    )
+    words = ["--store", store.root, "link", "--json", str(requirements)]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.read(1) == b"{"
+        for _ in range(2):
+            running.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        assert running.wait(10) == -signal.SIGTERM
+
+
 def test_what_is_ignored_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -679,6 +679,28 @@ def test_a_registration_grows_and_shrinks_with_what_is_borrowed(site: Site) -> N
     assert json.loads(registration.read_text())["entries"] == [pear]
 
 
+def test_a_store_that_is_spelt_in_two_ways_keeps_what_is_borrowed_by_either(
+    site: Site, tmp_path: Path
+) -> None:
+    box = site.open_clients()
+    (tmp_path / "elsewhere").symlink_to(site.shared.root)
+    results = [
+        site.link("pear\n", root="one"),
+        site.link("orchard-fig\n", root="other", shared_store=tmp_path / "elsewhere"),
+        site.link("bottom\n", root="third", shared_store=f"/{site.shared.root}"),
+    ]
+    sweep.collect(site.own, EVERYTHING)
+    (registration,) = box.iterdir()
+    assert len(json.loads(registration.read_text())["entries"]) == 3
+    assert site.collect_shared() == []
+    for result, module in zip(results, ("pear", "orchard.fig", "bottom"), strict=True):
+        says(result.python, f"import {module}")
+    for name in ("one", "other"):
+        site.command("roots", "remove", name)
+    sweep.collect(site.own, EVERYTHING)
+    assert site.collect_shared() == ["orchard_fig", "pear"]
+
+
 def test_what_is_about_to_be_borrowed_is_not_taken_back(site: Site) -> None:
     box = site.open_clients()
     pear = site.entry(site.shared, "pear").name

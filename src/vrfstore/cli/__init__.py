@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what signal gives names to, which takes a millisecond
 import os
 import sys
 
@@ -15,8 +16,13 @@ _LARGEST = 1 << 20
 """Bytes. The whole command refuses a larger file."""
 
 
+_ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
+
+
 def main() -> None:
     """Run the command with the arguments of the process, and exit."""
+    # What tells us to end while nothing is loaded that could answer has to wait for it, some tens of milliseconds.
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)
     python = quick(sys.argv[1:])
     if python is not None:
         try:
@@ -27,7 +33,10 @@ def main() -> None:
             pass  # the whole command fails at the same thing, and says so
     from vrfstore.cli.application import run  # noqa: PLC0415 - 60 ms that a hit does not pay
 
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:], mask)
+    # While Python says farewell, a signal would put its own code in the place of the one that was answered.
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)
+    sys.exit(code)
 
 
 def quick(arguments: list[str]) -> bytes | None:

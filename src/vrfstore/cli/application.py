@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import click
 
@@ -70,19 +70,41 @@ def application(context: click.Context, store: str | None) -> None:
     context.obj = store
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run the command line and return its exit code; every error is rendered here."""
+def run(arguments: Sequence[str], mask: Collection[int] | None = None) -> int:
+    """Run the command line and return its exit code; every error is rendered here.
+
+    Args:
+        arguments: Without the name of the program.
+        mask: Where the process is ours, and ends after that: the signals that were blocked before we blocked those
+            that came too early, and come now.
+    """
     _fill_standard_descriptors()
     as_json, of_link = _wants_json(arguments), _is_link(arguments)
+    # A signal may come while an error is being rendered, and be what is answered to in its place.
     try:
-        with terminable():
-            code = application.main(list(arguments), prog_name="vrfstore", standalone_mode=False)
+        with terminable(lasting=mask is not None):
+            try:
+                if mask is not None:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                return _run(arguments, as_json=as_json, of_link=of_link)
+            except KeyboardInterrupt:
+                return render.ended(signal.SIGINT, as_json=as_json, of_link=of_link)
+            except TerminatedError as ended:
+                return render.ended(ended.number, as_json=as_json, of_link=of_link)
+    except KeyboardInterrupt:
+        # While we were about to answer to another signal.
+        return 128 + signal.SIGINT
+    except TerminatedError as ended:
+        return 128 + ended.number
+
+
+def _run(arguments: Sequence[str], *, as_json: bool, of_link: bool) -> int:
+    try:
+        code = application.main(list(arguments), prog_name="vrfstore", standalone_mode=False)
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:
         return render.ended(signal.SIGINT, as_json=as_json, of_link=of_link)
-    except TerminatedError as ended:
-        return render.ended(ended.number, as_json=as_json, of_link=of_link)
     except click.ClickException as error:
         return render.usage(error, as_json=as_json, of_link=of_link)
     except SystemExit:

@@ -68,8 +68,8 @@ def _line(finding: Finding) -> str:
     mark, colour = _MARKS[finding.state]
     padded = mark.ljust(_WIDTH)
     shown = f"{colour}{padded}{_RESET}" if _is_coloured() else padded
-    line = f"{shown}  {finding.subject}: {finding.message}"
-    return line if finding.advice is None else f"{line}\n{' ' * (_WIDTH + 2)}{finding.advice}"
+    line = f"{shown}  {render.visible(f'{finding.subject}: {finding.message}')}"
+    return line if finding.advice is None else f"{line}\n{' ' * (_WIDTH + 2)}{render.visible(finding.advice)}"
 
 
 def _is_coloured() -> bool:

@@ -15,9 +15,12 @@ from typing import NoReturn
 
 from vrfstore.requirements.budget import Budget, Caps
 
-__all__ = ["TerminatedError", "deadline", "terminable"]
+__all__ = ["TerminatedError", "answering", "deadline", "terminable"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+_ENDING = (*_SIGNALS, signal.SIGINT)
+"""With that for which Python has an exception itself."""
 
 _GRACE = 0.25
 """Seconds that steps have which look at the clock themselves, and stop in better order."""
@@ -36,10 +39,13 @@ class TerminatedError(BaseException):
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def terminable(*, lasting: bool = False) -> Iterator[None]:
     """Let signals that end a process raise ``TerminatedError`` here; what is ignored stays so (nohup(1)).
 
     Whatever else somebody has them do (a tool that measures us) waits until then. The second one ends it at once.
+
+    Args:
+        lasting: The process is ours, and ends after that: what comes then comes too late.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -51,16 +57,35 @@ def terminable() -> Iterator[None]:
         raise TerminatedError(number)
 
     # None is what was not set from Python, and what Python cannot set again.
-    before = {number: found for number in _SIGNALS if (found := signal.getsignal(number)) is not None}
-    ours = [number for number, found in before.items() if found is not signal.SIG_IGN]
-    for number in ours:
-        signal.signal(number, end)
+    before = {number: found for number in _ENDING if (found := signal.getsignal(number)) is not None}
+    for number in _SIGNALS:
+        if before.get(number, signal.SIG_IGN) is not signal.SIG_IGN:
+            signal.signal(number, end)
     try:
         yield
     finally:
-        for number in ours:
-            if signal.getsignal(number) is end:
-                signal.signal(number, before[number])
+        if lasting:
+            answering()
+        else:
+            for number, found in before.items():
+                if signal.getsignal(number) in {end, _come_too_late}:
+                    signal.signal(number, found)
+
+
+def answering() -> None:
+    """Let a signal that would raise an exception come too late: whoever asked gets an answer, and no second one.
+
+    The first one of a kind does nothing any more, the second one ends us at once, as ever: nobody may be reading.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in _ENDING:
+            if callable(signal.getsignal(number)):
+                signal.signal(number, _come_too_late)
+
+
+def _come_too_late(number: int, frame: FrameType | None) -> None:
+    del frame
+    signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

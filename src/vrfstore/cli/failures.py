@@ -42,7 +42,7 @@ def _translate(error: OSError) -> VrfstoreError:
             return found
     if error.errno == errno.ENAMETOOLONG:
         return StoreError(reason, kind="store-path", path=place, hint="choose a shorter path for the store")
-    if error.errno in {errno.EISDIR, errno.ENOTDIR, errno.ELOOP}:
+    if error.errno in {errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL}:
         return StoreDamagedError(
             reason, path=place, hint="something else is in the place of a file; remove it"
         )

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from vrfstore.cli.ending import answering
 from vrfstore.errors import UsageError, VrfstoreError
 from vrfstore.units import moment_text as moment
 from vrfstore.units import size_text as size
@@ -50,7 +51,8 @@ _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 
 
 def print_json(value: dict[str, object]) -> None:
-    """Print one JSON object on stdout, and nothing else."""
+    """Print one JSON object on stdout, and nothing else, whatever comes from now on."""
+    answering()
     plain(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2))
 
 

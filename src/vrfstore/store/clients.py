@@ -20,7 +20,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from vrfstore import codec, fs
@@ -36,6 +36,17 @@ _SCHEMA = 1
 _PART = "clients"
 _SUFFIX = ".json"
 _LARGEST = 1 << 24
+"""Bytes of one registration: of some 250,000 entries."""
+
+_MOST = 1 << 26
+"""Bytes that are read of all of them; what is beyond keeps everything, as what cannot be read does."""
+
+_EACH = 1 << 10
+"""Bytes that an empty one counts for, so that there is an end to these too."""
+
+_LONGEST = 4096
+"""Characters of the path of a store (PATH_MAX), and of what is said of a registration that cannot be read."""
+
 _HOLD = "clients"
 _ENTRY = re.compile(r"[^/\n\0]+")
 
@@ -62,24 +73,34 @@ def read(layout: Layout) -> Iterator[Client | StoreDamagedError]:
     """Yield what has been left in this store; in the place of what cannot be read, an error with its path.
 
     Anybody may have written it: it is bounded, no link is followed, and it is believed in one thing only, that
-    something stays.
+    something stays. Of what a store refers to, what is not there (any more) is left out.
     """
     try:
+        # Before they are read: what a gc has chosen is there, and its second look finds it here.
+        there = frozenset(os.listdir(layout.of("entries")))
         names = sorted(os.listdir(layout.of(_PART)))
     except FileNotFoundError:
         return
     except OSError as error:
         yield _unreadable(layout.of(_PART), error.strerror)
         return
+    left = _MOST
     for name in names:
         if not name.endswith(_SUFFIX):
             continue  # on its way to its name
         path = layout.of(_PART, name)
         try:
-            yield _client(path)
+            data = _data(path)
+            left -= len(data) + _EACH
+            if left < 0:
+                yield _unreadable(layout.of(_PART), f"there are more than {_MOST >> 20} MiB of it")
+                return
+            client = _client(data)
+            yield Client(store=client.store, entries=client.entries & there)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            left -= _EACH
             yield _unreadable(path, str(error))
 
 
@@ -126,7 +147,7 @@ def renew(own: Store) -> None:
         # A lease ends only after what it protected can be seen, so leases come first.
         leased = [lease.digests for lease in leases.read(layout) if lease.alive]
         try:
-            borrowed = {own.plan(directory).shared for directory in own.entries()}
+            borrowed = _by_lender({own.plan(directory).shared for directory in own.entries()} - {""})
         except (FileNotFoundError, StoreDamagedError):
             return  # what cannot be read may be borrowed
         if None in leased:
@@ -136,10 +157,26 @@ def renew(own: Store) -> None:
         _note(layout, left)
 
 
-def _is_needed(own: Layout, shared: Layout, borrowed: Collection[str], leased: Collection[str]) -> bool:
+def _by_lender(places: Collection[str]) -> dict[str, set[str]]:
+    """Return the directory names of what is borrowed by the real path of the store that lends it.
+
+    However that was spelt, as by a link that leads there: what it is told, it is told in one place.
+    """
+    found: dict[str, set[str]] = {}
+    for place in places:
+        parent, _, directory = place.rpartition("/")
+        found.setdefault(os.path.dirname(parent), set()).add(directory)
+    merged: dict[str, set[str]] = {}
+    for root, directories in found.items():
+        merged.setdefault(os.path.realpath(root), set()).update(directories)
+    return merged
+
+
+def _is_needed(
+    own: Layout, shared: Layout, borrowed: Mapping[str, Collection[str]], leased: Collection[str]
+) -> bool:
     """Write the registration in one shared store anew; returns whether there is anything to look after there."""
-    prefix = f"{shared.of('entries')}/"
-    wanted = {place.removeprefix(prefix) for place in borrowed if place.startswith(prefix)}
+    wanted = set(borrowed.get(os.path.realpath(shared.root), ()))
     if not os.path.isdir(shared.of(_PART)):
         # Where the whole store is out of reach, we may be registered there.
         return bool(wanted) or not os.path.exists(shared.marker)
@@ -172,16 +209,38 @@ def _note(own: Layout, roots: Collection[str]) -> None:
 
 
 def _path(own: Layout, shared: Layout) -> str:
-    """Return where our registration is: by our store's id, by its place, since a copy has the same id, and by user."""
+    """Return where our registration is, or will be.
+
+    It is called after our store's id, its place, since a copy has the same id, and the user. Anybody could come to know
+    that name and take it before us; then it has another one, which nobody can know.
+    """
     marker = codec.loads(fs.read_file(own.marker))
     place = codec.hexdigest(os.fsencode(os.path.realpath(own.root)))
-    return shared.of(_PART, f"{codec.text(marker['id'])}-{place[:16]}-{os.geteuid()}{_SUFFIX}")
+    name = f"{codec.text(marker['id'])}-{place[:16]}-{os.geteuid()}"
+    usual = shared.of(_PART, f"{name}{_SUFFIX}")
+    if _is_ours(usual):
+        return usual
+    with contextlib.suppress(OSError):
+        for other in sorted(os.listdir(shared.of(_PART))):
+            path = shared.of(_PART, other)
+            if other.startswith(f"{name}-") and other.endswith(_SUFFIX) and _is_ours(path):
+                return path
+    return shared.of(_PART, f"{name}-{fs.unique_name()}{_SUFFIX}") if os.path.lexists(usual) else usual
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a file is one that only we, and root, can take away again."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _told(path: str) -> frozenset[str]:
     """Return what a registration of ours says; nothing where there is none, or nobody could read it."""
     try:
-        return _client(path).entries
+        return _client(_data(path)).entries
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return frozenset()
 
@@ -198,26 +257,34 @@ def _write(own: Layout, path: str, entries: Collection[str]) -> None:
         raise
 
 
-def _client(path: str) -> Client:
+def _data(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is no file")
-        data = stream.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
+        data = stream.read(_LARGEST + 1) if found.st_size <= _LARGEST else b""
+    if max(len(data), found.st_size) > _LARGEST:
         raise ValueError("it is too large")
+    return data
+
+
+def _client(data: bytes) -> Client:
     value = codec.loads(data)
     if value["schema"] != _SCHEMA:
-        raise ValueError(f"it is of schema {value['schema']!r}")
+        raise ValueError("it is of another schema")
     names = [codec.text(name) for name in value["entries"]]
     if not all(map(_ENTRY.fullmatch, names)):
         raise ValueError("it names what is no entry")
-    return Client(store=codec.text(value["store"]), entries=frozenset(names))
+    store = codec.text(value["store"])
+    if len(store) > _LONGEST:
+        raise ValueError("it is of a store whose path nobody can have")
+    return Client(store=store, entries=frozenset(names))
 
 
 def _unreadable(path: str, why: str | None) -> StoreDamagedError:
     return StoreDamagedError(
-        f"what another store borrows cannot be read: {why}",
+        f"what another store borrows cannot be read: {(why or '')[:_LONGEST]}",
         kind="client-unreadable",
         path=path,
         hint="remove it if you know that nobody needs it",

@@ -72,12 +72,19 @@ _OPEN, _SEALED, _FILE = 0o755, 0o555, 0o444
 # a module is said of the module; what is wrong with a disk is no module's fault. A module that takes longer than
 # anybody would wait ends the process.
 _SCRIPT = r"""
-import marshal, os, signal, sys, warnings
+import errno, marshal, os, signal, stat, sys, warnings
 from hashlib import sha256
 from importlib.util import MAGIC_NUMBER, source_hash
 
 def read(source):
-    with open(source, "rb", buffering=0) as stream:
+    # Of what a shared store lends, its owner decides what it is by now: nothing to wait for, or without an end.
+    descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb", buffering=0) as stream:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if found.st_size > LARGEST:
+            raise OSError(errno.EFBIG, "too large")
         return stream.readall()
 
 def write(target, data):
@@ -616,11 +623,12 @@ class _Compiler:
 
     def _start(self) -> subprocess.Popen[bytes]:
         asked = self._interpreter
+        script = _SCRIPT.replace("PATIENCE", str(_PATIENCE)).replace("LARGEST", str(_LARGEST))
         try:
             # Neither the caller's environment variables nor `site` nor the current directory have a say. A signal
             # to our process group, such as that of Ctrl-C, is not to look as if a module had killed it.
             process = subprocess.Popen(
-                [asked.real, "-I", "-S", "-B", "-c", _SCRIPT.replace("PATIENCE", str(_PATIENCE))],
+                [asked.real, "-I", "-S", "-B", "-c", script],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -25,10 +25,10 @@ from dataclasses import dataclass, replace
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError, StoreError
-from vrfstore.model import Borrowed, Digest, EntryPlan, LockedWheel
+from vrfstore.model import Borrowed, Digest, EntryPlan, EntryReference, LockedWheel
 from vrfstore.store import bytecode, clients, condemned, modules
 from vrfstore.store.entry_plan import plan_to_json
-from vrfstore.store.layout import BYTECODE
+from vrfstore.store.layout import BYTECODE, DIGEST_LENGTHS, entry_directory
 from vrfstore.store.leases import Lease
 from vrfstore.store.manifest import Manifest, StoredFile
 from vrfstore.store.store import Store
@@ -36,6 +36,9 @@ from vrfstore.store.store import Store
 __all__ = ["SharedStore", "is_lost"]
 
 _FILE = 0o444
+
+_LONGEST = 400
+"""Characters of a reason that a warning repeats."""
 
 
 def is_lost(plan: EntryPlan) -> bool:
@@ -106,9 +109,9 @@ class SharedStore:
             except StoreDamagedError as error:
                 warnings.append(self._left(f"{wheel.name} {wheel.version}", error.message))
                 continue
-            # A store of somebody else's may say anything; what we make is called after what we want.
-            said = None if plan is None else (plan.reference.name, plan.reference.version)
-            if plan is not None and said == (wheel.name, wheel.version):
+            # A store of somebody else's may say anything; what we look at, tell it of and make is called after what
+            # we want.
+            if plan is not None and plan.reference in _references(wheel):
                 yield plan
 
     def _is_condemned(self, directory: str) -> bool:
@@ -118,7 +121,9 @@ class SharedStore:
             raise _LostError(f"nobody can tell what its gc takes: {error.strerror}") from error
 
     def _left(self, what: str, why: str) -> str:
-        return f"{what} is not taken from the shared store {self.store.root}: {why}"
+        # In the words of whoever writes that store, who may have chosen them for a terminal, or a million of them.
+        words = "".join(filter(str.isprintable, why[:_LONGEST]))
+        return f"{what} is not taken from the shared store {self.store.root}: {words}"
 
     def _borrowed(self, own: Store, lease: Lease, theirs: EntryPlan) -> EntryPlan:
         """Return our entry for one of theirs, which is made unless it is there.
@@ -140,8 +145,7 @@ class SharedStore:
             if found is not None:
                 return found
             directory = own.free_directory(wheel.digest, wheel.name, wheel.version)
-            plan = replace(theirs, reference=replace(wheel, directory=directory), shared=place)
-            loan = _read(self.store, theirs, plan)
+            plan, loan = _read(self.store, theirs, replace(wheel, directory=directory), place)
             staging = own.new_staging(lease)
             try:
                 _fill(staging, loan)
@@ -151,6 +155,13 @@ class SharedStore:
             own.publish(staging, directory)
             modules.note(own.layout, plan)
             return plan
+
+
+def _references(wheel: LockedWheel) -> Iterator[EntryReference]:
+    """Yield what an entry of a wheel may be called."""
+    for length in DIGEST_LENGTHS:
+        directory = entry_directory(wheel.digest, wheel.name, wheel.version, length=length)
+        yield EntryReference(digest=wheel.digest, name=wheel.name, version=wheel.version, directory=directory)
 
 
 class _LostError(Exception):
@@ -174,74 +185,63 @@ class _Loan:
     records: Mapping[str, bytes]
 
 
-def _read(store: Store, theirs: EntryPlan, ours: EntryPlan) -> _Loan:
+def _read(store: Store, theirs: EntryPlan, reference: EntryReference, place: str) -> tuple[EntryPlan, _Loan]:
     """Decide what a borrowed entry consists of, and read the little that is copied.
+
+    Returns:
+        Our plan, and what is to be made.
 
     Raises:
         _LostError: See ``SharedStore._borrowed``.
     """
+    from vrfstore.store import lent as taking  # noqa: PLC0415 - installer, packaging: once per wheel
+
     directory = theirs.reference.directory
     try:
-        manifest = _manifest(store, directory)
-        # What is ready-made is small, and scripts among it go by where they are.
-        contents = {
-            file.path: _content(ours.shared, file)
-            for file in manifest.files
-            if file.path.startswith("links/")
-        }
-    except (OSError, StoreDamagedError) as error:
+        manifest = store.manifest(directory)
+        lent = taking.lent(theirs, manifest, reference, place)
+        contents = {file.path: _content(place, file) for file in lent.copied}
+    except (OSError, StoreDamagedError, taking.UnbelievableError) as error:
         raise _LostError(error) from error
-    here, there = (f"entries/{plan.reference.directory}/" for plan in (theirs, ours))
     source = {"filename": manifest.filename, "origin": manifest.origin}
-    contents["plan.json"] = codec.dumps(plan_to_json(ours) | source)
-    files = {file.path: file for file in manifest.files} | {"plan.json": _stored(contents["plan.json"])}
-    lent = {path: f"{ours.shared}/{path}" for path in files if path not in contents}
-    ready = {path: target.replace(here, there) for path, target in manifest.links.items()}
+    contents[taking.RECORD] = lent.record
+    contents["plan.json"] = codec.dumps(plan_to_json(lent.plan) | source)
+    made = (taking.stored(path, contents[path]) for path in (taking.RECORD, "plan.json"))
+    files = {file.path: file for file in (*lent.files, *made)}
     loan = replace(
         manifest,
-        reference=ours.reference,
+        reference=reference,
         files=tuple(files[path] for path in sorted(files)),
-        links=ready | lent,
+        links={**lent.links, **{path: f"{place}/{path}" for path in files if path not in contents}},
     )
-    pycs, records = _compiled(store, directory, loan.directories)
-    return _Loan(
+    pycs, records = _compiled(store, directory, loan)
+    return lent.plan, _Loan(
         manifest=loan,
         contents=contents,
-        links={path: f"{ours.shared}/{path}" for path in pycs},
+        links={path: f"{place}/{path}" for path in pycs},
         records=records,
     )
 
 
-def _manifest(store: Store, directory: str) -> Manifest:
-    manifest = store.manifest(directory)
-    for path in (*manifest.links, *(file.path for file in manifest.files)):
-        if {"", ".", ".."}.intersection(path.split("/")):
-            raise StoreDamagedError(f"the manifest names {path!r}")
-    return manifest
-
-
 def _content(place: str, file: StoredFile) -> bytes:
-    data = fs.read_file(f"{place}/{file.path}")
+    data = fs.read_file(f"{place}/{file.path}", limit=file.size)
     if codec.hexdigest(data) != file.sha256:
         raise StoreDamagedError(f"{file.path} has other bytes than were published")
     return data
 
 
-def _stored(data: bytes) -> StoredFile:
-    return StoredFile(path="plan.json", size=len(data), mode=_FILE, sha256=codec.hexdigest(data))
-
-
-def _compiled(
-    store: Store, directory: str, directories: Collection[str]
-) -> tuple[frozenset[str], dict[str, bytes]]:
+def _compiled(store: Store, directory: str, loan: Manifest) -> tuple[frozenset[str], dict[str, bytes]]:
     """Return the pycs that an entry has, and the records that name them; of a record that lies, nothing."""
+    from vrfstore.store.lent import is_pyc  # noqa: PLC0415 - see above
+
     pycs: set[str] = set()
     records: dict[str, bytes] = {}
     place = store.layout.of("entries", directory)
+    directories, known = loan.directories, {file.path for file in loan.files}
     for record in bytecode.read_records(store.layout, directory):
         named = {pyc.path for pyc in record.files}
         if all(
-            path.endswith(".pyc")
+            is_pyc(path, known)
             and path.rpartition("/")[0] in directories
             and os.path.isfile(f"{place}/{path}")
             for path in named

@@ -423,7 +423,7 @@ class Store:
             raise _damaged(error.message, path, kind=error.kind) from error
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(f"the plan cannot be read: {error}", path) from error
 
     def manifest(self, directory: str) -> Manifest:
