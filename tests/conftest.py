@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--exhaustive", action="store_true", help="run every row of the large tables, on every Python"
     )
     parser.addoption(
-        "--machine-seconds", type=float, default=40, help="how long the state machine of gc runs"
+        "--machine-seconds", type=float, default=25, help="how long the state machine of gc runs"
     )
 
 

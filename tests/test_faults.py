@@ -162,9 +162,9 @@ KINDS = {
 
 
 def points(calls: int) -> list[int]:
-    """Return at which of so many calls to fail: the half of those that a process would be killed at."""
+    """Return at which of so many calls to fail: a third of those that a process would be killed at."""
     found = crash.sampled(calls)
-    return found if crash.every_step else sorted({*found[::2], calls})
+    return found if crash.every_step else sorted({*found[::3], calls})
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

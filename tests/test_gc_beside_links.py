@@ -37,7 +37,7 @@ it and wants that wheel, and one of the user's."""
 
 EVERYTHING = Policy(max_age=0, grace=0)
 
-SAMPLE = 8
+SAMPLE = 6
 """At about how many of its steps each is stopped, where not at every one; there are twelve of these tests."""
 
 pytestmark = pytest.mark.slow

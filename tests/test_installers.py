@@ -585,11 +585,11 @@ REAL = [
 
 
 def real_cases() -> Iterator[object]:
-    """Yield factory, user, tool and row; two of them also where time is short."""
+    """Yield factory, user, tool and row; one of them also where time is short."""
     for factory, user, tool, row in itertools.product(
         ("managed", "external"), ("root", "user"), ("pip", "uv"), REAL
     ):
-        quick = row is REAL[1] and (user, tool) == ("user", "uv")
+        quick = row is REAL[1] and (factory, user, tool) == ("managed", "user", "uv")
         yield pytest.param(
             factory, user, tool, row,
             id=f"{factory}-{user}-{tool}-{row.command}",
