@@ -20,6 +20,7 @@ import pytest
 from support.index import Index, silent_index
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import errors, sessions
+from vrfstore.cli import render
 from vrfstore.cli.application import _COMMANDS, run
 from vrfstore.cli.ending import TerminatedError, deadline, terminable
 from vrfstore.errors import CapError, VrfstoreError
@@ -366,6 +367,18 @@ def test_what_somebody_else_does_at_a_signal_comes_back_and_does_not_come_before
     with pytest.raises(TerminatedError), terminable():
         signal.raise_signal(signal.SIGTERM)
     assert came == []
+
+
+def test_whoever_prints_outside_of_a_command_keeps_his_signals(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    render.print_json({"status": "done"})
+    assert [signal.getsignal(number) for number in numbers] == before
+    with terminable():
+        render.print_json({"status": "done"})
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert capsys.readouterr().out.count("done") == 2
 
 
 @pytest.mark.usefixtures("handlers")

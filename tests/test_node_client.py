@@ -562,7 +562,8 @@ def test_a_hit_does_things_in_the_order_that_keeps_gc_away_and_starts_nothing(or
 def test_what_was_aborted_runs_no_more_and_what_had_come_is_kept(orchard: Orchard, index: Index) -> None:
     index.add(WheelSpec(name="fig"))
     index.add(WheelSpec(name="melon"))
-    index.delay["melon-1.0-py3-none-any.whl"] = 3
+    # Both have been asked for when the first of them is there.
+    index.delay.update({"fig-1.0-py3-none-any.whl": 1, "melon-1.0-py3-none-any.whl": 5})
     orchard.requirements.write_text("fig\nmelon\n")
     asked = {"store": orchard.store.root, "python": orchard.python}
     said = ask(orchard.scratch, orchard.requirements, stop="fetched fig", **asked)

@@ -38,6 +38,10 @@ class TerminatedError(BaseException):
         self.number = number
 
 
+_under_way: list[None] = []
+"""One for each ``terminable`` that has not ended; of the main thread."""
+
+
 @contextmanager
 def terminable(*, lasting: bool = False) -> Iterator[None]:
     """Let signals that end a process raise ``TerminatedError`` here; what is ignored stays so (nohup(1)).
@@ -61,12 +65,14 @@ def terminable(*, lasting: bool = False) -> Iterator[None]:
     for number in _SIGNALS:
         if before.get(number, signal.SIG_IGN) is not signal.SIG_IGN:
             signal.signal(number, end)
+    _under_way.append(None)
     try:
         yield
     finally:
         if lasting:
             answering()
-        else:
+        _under_way.pop()
+        if not lasting:
             for number, found in before.items():
                 if signal.getsignal(number) in {end, _come_too_late}:
                     signal.signal(number, found)
@@ -76,8 +82,9 @@ def answering() -> None:
     """Let a signal that would raise an exception come too late: whoever asked gets an answer, and no second one.
 
     The first one of a kind does nothing any more, the second one ends us at once, as ever: nobody may be reading.
+    Outside of ``terminable`` signals are somebody else's.
     """
-    if threading.current_thread() is threading.main_thread():
+    if _under_way and threading.current_thread() is threading.main_thread():
         for number in _ENDING:
             if callable(signal.getsignal(number)):
                 signal.signal(number, _come_too_late)
