@@ -36,7 +36,8 @@ runner-demo: $(VENV)/.dev ## render documents as a service does: a miss, hits, e
 .PHONY: test
 test: $(VENV)/.dev ## run all tests, hold coverage to its limit
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder \
+	@# One process more than there are processors: tests often wait for the disk, or for a process of their own.
+	$(BIN)/coverage run -m pytest --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder \
 		$(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from support import crash, figures
 from support.commands import Command, check_links, commands
@@ -35,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Pass it on."""
     crash.every_step = config.getoption("--kill-all")
+    if not config.getoption("--exhaustive"):
+        usual = settings.get_profile(settings.get_current_profile_name())
+        # Half as many as usual: under coverage these tests take longer than all that kill.
+        settings.register_profile("every day", parent=usual, max_examples=50)
+        settings.load_profile("every day")
 
 
 _LONGEST = (
@@ -116,6 +123,13 @@ def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 def _contract(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold whatever a link prints for machines against its schema, in every test."""
     check_links(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> None:
+    """Ctrl-C is as a process has it at its start, for the test and for all that it starts, whatever ran before."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vrfstore.errors import CollisionError
@@ -354,7 +354,6 @@ def outcome(found: Sequence[Wheel], options: LinkOptions = USUAL) -> Environment
 def planned(check: Callable[[Farm], None]) -> Callable[[], None]:
     """Check a law on every environment that can be planned."""
 
-    @settings(max_examples=60)
     @given(found=ENVIRONMENTS.filter(lambda found: not contradictions(found)))
     def law(found: list[Wheel]) -> None:
         check(Farm(plan_for(found), found))

@@ -40,7 +40,7 @@ _CHANGES = frozenset(
 """The audit events of system calls that change a file system; opening a new file is one more."""
 
 
-SAMPLE = 30
+SAMPLE = 20
 """About how many of its steps an action is killed at, where not ``every_step`` is tried."""
 
 every_step = False
