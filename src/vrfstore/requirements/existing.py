@@ -14,7 +14,7 @@ from vrfstore.requirements.patience import REDIRECTS, next_url, parsed, same_hos
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.source import BrokenError, Source
 
-__all__ = ["answered", "existing"]
+__all__ = ["answered", "existing", "page"]
 
 _HEADERS = {"Accept": "application/vnd.pypi.simple.v1+json, text/html;q=0.5"}
 _OK, _ABSENT, _NO_HEAD = frozenset({200}), frozenset({404, 410}), frozenset({405, 501})
@@ -50,7 +50,7 @@ def _usual_index() -> str:
 
 
 def _has(source: Source, index: str, name: str) -> bool | None:
-    url = parsed(f"{index.rstrip('/')}/{canonicalize_name(name)}/")
+    url = page(index, name)
     if url is None:
         return None
     try:
@@ -58,6 +58,11 @@ def _has(source: Source, index: str, name: str) -> bool | None:
     except (BrokenError, PackageIndexError, ValueError):
         return None
     return True if status in _OK else False if status in _ABSENT else None
+
+
+def page(index: str, name: str) -> SplitResult | None:
+    """Return where an index lists the files of a project (PEP 503); None where its URL is none."""
+    return parsed(f"{index.rstrip('/')}/{canonicalize_name(name)}/")
 
 
 def answered(source: Source, url: SplitResult) -> int:

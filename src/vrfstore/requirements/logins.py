@@ -10,14 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
-from packaging.utils import canonicalize_name
-
 from vrfstore.errors import PackageIndexError
 from vrfstore.requirements.budget import Budget
-from vrfstore.requirements.existing import answered
+from vrfstore.requirements.existing import answered, page
 from vrfstore.requirements.failures import Unreachable
 from vrfstore.requirements.keyring import ASKING
-from vrfstore.requirements.patience import parsed
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.source import BrokenError, Source
 from vrfstore.requirements.urls import without_credentials
@@ -77,7 +74,7 @@ def _indexes(settings: PipSettings) -> list[str]:
 
 def _pages(indexes: Iterable[str], name: str) -> Iterator[tuple[str, SplitResult]]:
     for index in indexes:
-        url = parsed(f"{index.rstrip('/')}/{canonicalize_name(name)}/")
+        url = page(index, name)
         if url is not None:
             yield index, url
 
