@@ -40,8 +40,8 @@ _CHANGES = frozenset(
 """The audit events of system calls that change a file system; opening a new file is one more."""
 
 
-SAMPLE = 20
-"""About how many of its steps an action is killed at, where not ``every_step`` is tried."""
+SAMPLE = 30
+"""At least how many of its steps an action is killed at, where it has as many and not ``every_step`` is tried."""
 
 every_step = False
 """Whether ``each_kill`` leaves out no step; conftest.py sets it."""
@@ -197,10 +197,11 @@ def sampled(steps: int, most: int = SAMPLE) -> list[int]:
 
     Args:
         steps: How many there are.
-        most: At about how many, where not all are wanted.
+        most: At how many, evenly spread, where not all are wanted; the last ones come on top.
     """
-    stride = 1 if every_step else max(1, -(-steps // most))
-    return sorted({*range(1, steps + 1, stride), *range(max(1, steps - 2), steps + 1)})
+    if every_step or steps <= most:
+        return list(range(1, steps + 1))
+    return sorted({*(1 + steps * number // most for number in range(most)), *range(steps - 2, steps + 1)})
 
 
 def each_kill(prepare: Callable[[], T], action: Callable[[T], object]) -> Iterator[tuple[int, T]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from threading import TIMEOUT_MAX, Semaphore
+from threading import Semaphore
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -144,14 +144,9 @@ def _await(futures: Collection[Future[Fetched]], budget: Budget) -> None:
         CapError: The time is over, whatever it is that takes so long.
         Exception: The first thing that failed.
     """
-    from concurrent.futures import FIRST_EXCEPTION, wait  # noqa: PLC0415 - as above
+    from vrfstore.threads import await_all  # noqa: PLC0415 - concurrent.futures, as above
 
-    left = budget.remaining()
-    seconds = None if left is None else min(left, TIMEOUT_MAX)
-    done, waiting = wait(futures, timeout=seconds, return_when=FIRST_EXCEPTION)
-    for future in done:
-        future.result()
-    if waiting:
+    if not await_all(futures, budget.remaining()):
         raise budget.out_of_time()
 
 

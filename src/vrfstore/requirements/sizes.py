@@ -58,6 +58,7 @@ def _told(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Budget) 
     # urllib3 takes 60 ms to import, which only this pays.
     from vrfstore.requirements.patience import parsed  # noqa: PLC0415
     from vrfstore.requirements.source import BrokenError, Source  # noqa: PLC0415
+    from vrfstore.threads import outcomes  # noqa: PLC0415 - as below
 
     def ask(wheel: LockedWheel) -> int | None:
         url = parsed(wheel.url)
@@ -76,5 +77,5 @@ def _told(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Budget) 
         Source(settings, budget, workers=_WORKERS) as source,
         ThreadPoolExecutor(min(_WORKERS, len(wheels)), thread_name_prefix="size") as pool,
     ):
-        sizes = list(pool.map(ask, wheels))
+        sizes = outcomes(pool, ask, wheels)
     return {wheel.digest: size for wheel, size in zip(wheels, sizes, strict=True) if size is not None}

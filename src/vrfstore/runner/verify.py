@@ -28,6 +28,7 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 from vrfstore.store.verify import EntryReport, Problem, check_entry
+from vrfstore.threads import outcomes
 
 __all__ = ["Finding", "VerifyReport", "verify"]
 
@@ -236,7 +237,7 @@ class _Verification:
             return report
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="verify") as pool:
-            reports = [report for report in pool.map(check, entries) if report is not None]
+            reports = [report for report in outcomes(pool, check, entries) if report is not None]
         return reports, len(late)
 
     def _missing(self, environments: Sequence[str]) -> list[EntryReport]:

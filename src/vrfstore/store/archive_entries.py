@@ -40,6 +40,7 @@ from vrfstore.store.scripts import entry_points
 from vrfstore.store.store import Store
 from vrfstore.store.wheel import parse_filename
 from vrfstore.store.zip_structure import Limits
+from vrfstore.threads import outcome
 
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection
@@ -102,14 +103,14 @@ def import_entries(
         waiting: deque[Future[None]] = deque()
         for entry in reader.contents.entries:
             if len(waiting) == _MOST_STAGED:
-                waiting.popleft().result()
+                outcome(waiting.popleft())
             result, publish = importer.take(entry)
             imported.append(result)
             if publish is not None:
                 waiting.append(pool.submit(publish))
             watch(Event(kind="unpacked", subject=entry.filename, size=entry.size))
         for future in waiting:
-            future.result()
+            outcome(future)
     return imported
 
 

@@ -38,6 +38,7 @@ from vrfstore.store.holds import hold, shard
 from vrfstore.store.layout import BYTECODE, Layout
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
+from vrfstore.threads import outcome
 
 __all__ = ["CompiledEntry", "compile_entries", "remove_record", "serve", "start_worker"]
 
@@ -350,7 +351,7 @@ class _Run:
         held = []
         for task, future in futures:
             try:
-                if not future.result():
+                if not outcome(future):
                     held.append(task)
             except _StoppedError as error:  # by another one, whose error says why
                 stopped = error
@@ -416,7 +417,8 @@ class _Run:
         futures = [compilers.submit(chunk) for chunk in chunks]
         try:
             for chunk, future in zip(chunks, futures, strict=True):
-                answers |= zip((module.path for module in chunk), future.result(), strict=True)
+                compiled = outcome(future)
+                answers |= zip((module.path for module in chunk), compiled, strict=True)
                 self._count(task, len(chunk))
         finally:
             # Whatever went wrong, nobody writes into the directory any more when it is removed.

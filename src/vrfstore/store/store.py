@@ -169,6 +169,7 @@ class Store:
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - for many wheels only
 
         from vrfstore.store.unpacking import Unpackers  # noqa: PLC0415
+        from vrfstore.threads import outcomes  # noqa: PLC0415 - as above
 
         def add(number: int) -> Added | VrfstoreError:
             try:
@@ -189,7 +190,7 @@ class Store:
             Unpackers(lease, min(processors, len(wheels))) as unpackers,
         ):
             order = sorted(range(len(wheels)), key=size, reverse=True)
-            done = dict(zip(order, pool.map(add, order), strict=True))
+            done = dict(zip(order, outcomes(pool, add, order), strict=True))
         return [done[number] for number in range(len(wheels))]
 
     def _add(

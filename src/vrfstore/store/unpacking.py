@@ -185,6 +185,7 @@ class _Process:
             process_group=0,
         )
         self._greeted = False
+        self._closing = threading.Lock()
 
     @property
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
@@ -232,13 +233,16 @@ class _Process:
     def end(self) -> None:
         """Let it end by itself, and wait for that."""
         stdin, stdout = self._pipes
-        # What was not read or written any more is of no interest.
-        with contextlib.suppress(OSError, ValueError):
-            pickle.dump(None, stdin)  # some process that was forked off meanwhile may have the pipe open, too
-            stdin.flush()
-        for pipe in (stdin, stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
+        # Whoever it unpacked for ends it, and whoever stops them all: two that close one pipe get in each other's way.
+        with self._closing:
+            # What was not read or written any more is of no interest.
+            with contextlib.suppress(OSError, ValueError):
+                # To close it is not enough: some process that was forked off meanwhile may have the pipe open, too.
+                pickle.dump(None, stdin)
+                stdin.flush()
+            for pipe in (stdin, stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()
         self._process.wait()
 
     def stop(self) -> None:
