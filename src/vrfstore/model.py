@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
 from vrfstore.errors import UsageError
+from vrfstore.values import dataclass, field
 
 __all__ = [
     "Borrowed",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from vrfstore.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

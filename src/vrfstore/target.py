@@ -10,13 +10,13 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from vrfstore import fs
 from vrfstore.errors import InterpreterError
 from vrfstore.interpreter import MINIMUM
 from vrfstore.model import Interpreter
+from vrfstore.values import dataclass
 
 __all__ = ["abi_tags", "describe", "marker_environment", "platform_tags", "resolver_options"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 
 import click
 
@@ -14,6 +13,7 @@ from vrfstore.cli.options import json_option, store_option
 from vrfstore.errors import StoreError
 from vrfstore.runner.doctor import examine, store_root
 from vrfstore.runner.doctor.facts import Finding, State
+from vrfstore.values import asdict
 
 __all__ = ["command"]
 

@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -35,6 +34,7 @@ from vrfstore.runner.log import Log, packages_text
 from vrfstore.runner.outcome import Outcome
 from vrfstore.runner.run import base_variables, changed_variables
 from vrfstore.store.store import Store
+from vrfstore.values import replace
 
 __all__ = ["command"]
 

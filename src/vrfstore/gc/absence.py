@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from vrfstore import fs
 from vrfstore.errors import BusyError, StoreDamagedError
 from vrfstore.store import externals
 from vrfstore.store.externals import Registration
 from vrfstore.store.layout import Layout
+from vrfstore.values import dataclass
 
 __all__ = ["Absence", "look", "settle"]
 

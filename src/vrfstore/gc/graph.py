@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vrfstore.gc.policy import EnvironmentState, Policy, Snapshot, age, limit
+from vrfstore.values import dataclass
 
 __all__ = ["Chain", "Graph", "Keeper", "Kind", "Source", "distribution", "packages_of"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from vrfstore.gc import absence, runtime, scan
@@ -14,6 +13,7 @@ from vrfstore.gc.roots import Root
 from vrfstore.gc.scan import View
 from vrfstore.store.leases import LeaseRecord
 from vrfstore.store.store import Store, check_whole
+from vrfstore.values import replace
 
 __all__ = ["keepers", "look", "read"]
 

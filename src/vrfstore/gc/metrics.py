@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from vrfstore.errors import UsageError
+from vrfstore.values import dataclass
 
 __all__ = ["Figures", "check", "write"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 from vrfstore.gc.graph import Graph
+from vrfstore.values import dataclass
 
 __all__ = ["Prospect", "due"]
 

@@ -16,7 +16,6 @@ import contextlib
 import os
 import re
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vrfstore import codec, fs
@@ -27,6 +26,7 @@ from vrfstore.store.layout import DIGEST_LENGTHS
 from vrfstore.store.locked import locked_digests
 from vrfstore.store.memos import replace
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass
 
 __all__ = ["MOST", "Root", "add", "check_project", "read", "record", "remove"]
 

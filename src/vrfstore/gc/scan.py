@@ -16,7 +16,6 @@ import stat
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
@@ -27,6 +26,7 @@ from vrfstore.store import clients, externals, interpreters, leases, records
 from vrfstore.store.layout import DEAD_PREFIX, DIGEST_LENGTHS, MEMO_SCHEMA, STAGING_PREFIX, Layout
 from vrfstore.store.locked import locked_digests
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, field, replace
 
 __all__ = ["LEASED", "Leftovers", "View", "leftovers", "look", "now"]
 

@@ -18,7 +18,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 
 from vrfstore import fs
 from vrfstore.errors import BusyError
@@ -29,6 +28,7 @@ from vrfstore.store import ballast, clients, condemned
 from vrfstore.store.holds import hold
 from vrfstore.store.layout import DEAD_PREFIX, Layout
 from vrfstore.store.store import Store, check_parts
+from vrfstore.values import dataclass, field, replace
 
 __all__ = ["Report", "batch_size", "collect", "preview"]
 

@@ -16,13 +16,13 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
 from vrfstore import fs
 from vrfstore.gc import sizes
 from vrfstore.gc.graph import Graph, distribution
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, field
 
 __all__ = ["By", "Holder", "Row", "Table", "Usage", "holders", "measure", "table"]
 

@@ -10,11 +10,11 @@ import ast
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vrfstore import codec
 from vrfstore.store.scripts import trampolined
+from vrfstore.values import dataclass
 
 __all__ = [
     "ACTIVATION",

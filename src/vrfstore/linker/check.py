@@ -13,7 +13,6 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from vrfstore import fs
 from vrfstore.errors import StoreDamagedError, VrfstoreError
@@ -25,6 +24,7 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 from vrfstore.store.verify import Problem
+from vrfstore.values import dataclass, replace
 
 __all__ = [
     "Linked",

@@ -7,9 +7,9 @@ looks for, and what it has, was decided once: `store.libraries`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from vrfstore.model import EntryPlan
+from vrfstore.values import dataclass
 
 __all__ = ["Coupling", "couple"]
 

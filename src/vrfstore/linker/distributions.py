@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+
+from vrfstore.values import dataclass
 
 __all__ = ["Distribution", "distributions"]
 

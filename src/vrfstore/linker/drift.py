@@ -32,11 +32,11 @@ gone                    it is registered, and not there; ``env forget`` lets it 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from vrfstore.linker.distributions import Distribution
 from vrfstore.linker.plan import BASE_PTH, NAMESPACES_PTH, USER_SITE_PTH
 from vrfstore.model import EntryReference, Interpreter
+from vrfstore.values import dataclass, field
 
 __all__ = [
     "BY_HAND",

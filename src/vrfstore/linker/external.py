@@ -18,7 +18,6 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from vrfstore import fs
 from vrfstore.errors import BusyError
@@ -27,6 +26,7 @@ from vrfstore.linker.realise import new_record
 from vrfstore.model import Interpreter
 from vrfstore.store import externals, records
 from vrfstore.store.externals import ExternalRecord, Made
+from vrfstore.values import dataclass, replace
 
 __all__ = [
     "Changes",

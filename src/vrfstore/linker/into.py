@@ -13,7 +13,6 @@ import functools
 import os
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from vrfstore import fs
 from vrfstore.errors import BusyError, StoreDamagedError, UsageError
@@ -28,6 +27,7 @@ from vrfstore.store.externals import ExternalRecord, Made, Registration
 from vrfstore.store.layout import SITE_PACKAGES
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, replace
 
 __all__ = [
     "Asked",

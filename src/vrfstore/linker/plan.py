@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 from vrfstore.errors import CollisionError, UsageError
 from vrfstore.linker.activation import activation_scripts
@@ -23,6 +22,7 @@ from vrfstore.store.entry_plan import (
     installed_path,
 )
 from vrfstore.store.layout import SITE_PACKAGES
+from vrfstore.values import dataclass, field, replace
 
 __all__ = [
     "ALL",

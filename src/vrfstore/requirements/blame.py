@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from vrfstore.model import Interpreter, Requirement, Requirements
 from vrfstore.requirements.failures import Demand, same_specifier
+from vrfstore.values import dataclass
 
 __all__ = ["Asked", "brought"]
 

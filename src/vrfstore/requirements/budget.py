@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from vrfstore.errors import CapError
+from vrfstore.values import dataclass
 
 __all__ = ["Budget", "Caps"]
 
@@ -36,7 +36,7 @@ class Caps:
 class Budget:
     """The caps of a call, and what has been taken of them. Time runs from when this is made."""
 
-    def __init__(self, caps: Caps = Caps(), *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, caps: Caps = Caps(), *, now: Callable[[], float] = time.monotonic) -> None:  # noqa: B008 - frozen
         self._caps = caps
         self._now = now
         self._end = None if caps.seconds is None else now() + caps.seconds

@@ -15,11 +15,11 @@ import os
 import threading
 from base64 import b64encode
 from collections.abc import Iterable
-from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlunsplit
 
 from vrfstore.requirements.keyring import Keyring, Login
 from vrfstore.requirements.patience import parsed, same_host
+from vrfstore.values import dataclass
 
 __all__ = ["Credentials", "authorization", "netrc_file"]
 

@@ -6,7 +6,6 @@ Each is one requirement (PEP 508) without options; a trusted file's may have the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement as ParsedRequirement
@@ -15,6 +14,7 @@ from vrfstore.errors import RequirementsError
 from vrfstore.requirements.gathering import Gathering
 from vrfstore.requirements.parse import parse_requirement, shown, untrusted
 from vrfstore.requirements.places import check_urls, trusted
+from vrfstore.values import dataclass
 
 __all__ = ["Declarations", "both"]
 

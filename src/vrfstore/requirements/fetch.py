@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from threading import Semaphore
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -21,6 +20,7 @@ from vrfstore.requirements.patience import Patience
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, field
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 from packaging.utils import canonicalize_name
 
@@ -20,6 +19,7 @@ from vrfstore.errors import RequirementsError
 from vrfstore.model import LockFile, Requirement
 from vrfstore.requirements.parse import canonical, forbidden
 from vrfstore.requirements.places import LocalWheel, file_url
+from vrfstore.values import dataclass, field, replace
 
 __all__ = ["Gathering"]
 

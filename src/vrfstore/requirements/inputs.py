@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from packaging.utils import canonicalize_name
@@ -31,6 +30,7 @@ from vrfstore.requirements.parse import decode, shown, unique
 from vrfstore.requirements.places import beside
 from vrfstore.requirements.texts import read_text
 from vrfstore.tags import allows_python
+from vrfstore.values import dataclass, replace
 
 __all__ = ["Kind", "check_python", "is_trusted", "kind_of", "read", "read_beside", "read_recorded"]
 

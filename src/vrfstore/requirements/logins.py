@@ -7,7 +7,6 @@ does not have the package. pip does neither.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 from vrfstore.errors import PackageIndexError
@@ -18,6 +17,7 @@ from vrfstore.requirements.keyring import ASKING
 from vrfstore.requirements.pip import PipSettings
 from vrfstore.requirements.source import BrokenError, Source
 from vrfstore.requirements.urls import without_credentials
+from vrfstore.values import replace
 
 __all__ = ["refusing", "with_passwords"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from dataclasses import dataclass
 from typing import Literal
 
 from packaging.utils import canonicalize_name
 
 from vrfstore.model import Interpreter
+from vrfstore.values import dataclass
 
 __all__ = ["Names", "advice", "known", "meant", "normalised", "provider", "spelled", "standing"]
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
+
+from vrfstore.values import dataclass
 
 __all__ = ["REDIRECTS", "Pace", "Patience", "may_pass", "next_url", "parsed", "retry_after", "same_host"]
 

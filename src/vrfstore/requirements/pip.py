@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 
 from vrfstore import codec, fs
 from vrfstore.errors import PackageIndexError, UsageError
@@ -27,6 +26,7 @@ from vrfstore.requirements.targets import Target, unknown_pip
 from vrfstore.store import interpreters, leases, memos
 from vrfstore.store.store import Store
 from vrfstore.target import marker_environment, resolver_options
+from vrfstore.values import dataclass, replace
 
 __all__ = ["PipSettings", "own_authorities", "pip_for", "run", "run_for_target", "settings"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -34,6 +33,7 @@ from vrfstore.requirements.failures import (
     project,
     version_key,
 )
+from vrfstore.values import dataclass, replace
 
 __all__ = ["failure"]
 

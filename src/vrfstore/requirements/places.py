@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 from packaging.requirements import Requirement as ParsedRequirement
@@ -31,6 +30,7 @@ from vrfstore.requirements.parse import (
     shown,
     split_hashes,
 )
+from vrfstore.values import dataclass
 
 __all__ = [
     "Include",

@@ -8,7 +8,6 @@ repeats a group for every way that leads to it: thirty lines of TOML would be a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from packaging.markers import Marker
@@ -19,6 +18,7 @@ from vrfstore.requirements import toml
 from vrfstore.requirements.declared import Declarations, both
 from vrfstore.requirements.gathering import Gathering
 from vrfstore.requirements.parse import decode, shown
+from vrfstore.values import dataclass
 
 __all__ = ["read_project"]
 

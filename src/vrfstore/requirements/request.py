@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from packaging.requirements import Requirement as ParsedRequirement
 
@@ -14,6 +13,7 @@ from vrfstore.requirements import pip
 from vrfstore.requirements.targets import Target
 from vrfstore.requirements.urls import without_credentials
 from vrfstore.store.layout import FORMAT
+from vrfstore.values import dataclass
 
 __all__ = ["Request", "is_pinned"]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 
 from vrfstore import fs
 from vrfstore.errors import ResolutionError
@@ -25,6 +24,7 @@ from vrfstore.requirements.solution import Attempt, Resolver, ResolverName, Solu
 from vrfstore.requirements.targets import Target
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
+from vrfstore.values import replace
 
 __all__ = ["choose", "log_path", "resolve"]
 

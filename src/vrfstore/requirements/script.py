@@ -13,13 +13,13 @@ The script is text to us, UTF-8 as the standard has it, and is never run or pars
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from vrfstore.errors import RequirementsError
 from vrfstore.requirements import toml
 from vrfstore.requirements.declared import Declarations
 from vrfstore.requirements.gathering import Gathering
 from vrfstore.requirements.parse import decode
+from vrfstore.values import dataclass
 
 __all__ = ["NO_BLOCK", "read_script"]
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from vrfstore.errors import PackageIndexError
 from vrfstore.model import Digest, LockedWheel
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.pip import PipSettings
+from vrfstore.values import replace
 
 __all__ = ["with_sizes"]
 

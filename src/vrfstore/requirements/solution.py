@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
@@ -14,6 +13,7 @@ from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.request import Request
 from vrfstore.requirements.urls import without_credentials
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, field
 
 __all__ = [
     "Attempt",

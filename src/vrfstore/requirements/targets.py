@@ -8,13 +8,13 @@ that it took them is checked in its report.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from vrfstore import fs
 from vrfstore.errors import ResolutionError
 from vrfstore.model import Interpreter
 from vrfstore.target import describe, marker_environment
+from vrfstore.values import fields
 
 __all__ = ["Target", "check_environment", "read", "unknown_pip", "write_installed"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 
 from vrfstore import fs
 from vrfstore.errors import RequirementsError
 from vrfstore.requirements.gathering import Gathering
 from vrfstore.requirements.parse import LARGEST, decode, forbidden, logical_lines, parse_line
 from vrfstore.requirements.places import Include, trusted_line
+from vrfstore.values import dataclass
 
 __all__ = ["read_text"]
 

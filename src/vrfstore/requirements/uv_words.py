@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from vrfstore.requirements.failures import (
     Conflict,
@@ -31,6 +30,7 @@ from vrfstore.requirements.failures import (
     same_specifier,
     version_key,
 )
+from vrfstore.values import dataclass
 
 __all__ = ["failure"]
 

@@ -27,7 +27,6 @@ import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
 
 from vrfstore import fs
 from vrfstore import interpreter as probing
@@ -65,6 +64,7 @@ from vrfstore.store.holds import hold, shard
 from vrfstore.store.layout import SITE_PACKAGES
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, field, replace
 
 __all__ = ["Adopted", "Undone", "adopt", "undo"]
 

@@ -10,7 +10,6 @@ import errno
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from vrfstore.errors import DiskFullError, DriftError, StoreDamagedError, UsageError, VrfstoreError
 from vrfstore.linker.drift import Drift
@@ -20,6 +19,7 @@ from vrfstore.runner.inspection import Found
 from vrfstore.store import externals
 from vrfstore.store.externals import ExternalRecord, Registration
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass
 
 __all__ = ["Checked", "Forgotten", "Subject", "as_error", "check", "forget", "subjects"]
 

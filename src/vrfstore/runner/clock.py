@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+
+from vrfstore.values import dataclass, field
 
 __all__ = ["Clock"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from vrfstore import interpreter as probing
 from vrfstore.errors import InterpreterError, StoreDamagedError
@@ -13,6 +12,7 @@ from vrfstore.store.compiling import CompiledEntry, compile_entries
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, field
 
 __all__ = ["CompileReport", "Compiled", "compile_store"]
 

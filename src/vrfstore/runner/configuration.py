@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vrfstore import fs
@@ -18,6 +17,7 @@ from vrfstore.errors import UsageError
 from vrfstore.requirements.budget import Caps
 from vrfstore.requirements.policy import Policy
 from vrfstore.units import parse_duration, parse_room, parse_size
+from vrfstore.values import dataclass, replace
 
 if TYPE_CHECKING:  # see requirements.policy
     from vrfstore.gc.policy import Room

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from packaging.utils import canonicalize_name
 
@@ -18,6 +17,7 @@ from vrfstore.gc.sweep import Report
 from vrfstore.gc.usage import By, Table
 from vrfstore.runner import collecting, configuration
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass
 
 __all__ = ["Answer", "Explained", "Occupied", "Unused", "packages", "policy", "unused", "usage_of", "why"]
 

@@ -25,7 +25,6 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from typing import NoReturn, TypeAlias
 
 from vrfstore import fs
@@ -49,6 +48,7 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.scripts import trampolined
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, field, replace
 
 __all__ = ["ExportTreeResult", "export_tree", "tree_record"]
 

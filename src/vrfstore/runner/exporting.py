@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +28,7 @@ from vrfstore.store.archive_write import Source, tree_source, wheel_source, writ
 from vrfstore.store.manifest import Manifest
 from vrfstore.store.records import EnvironmentRecord, unchanged
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, field
 
 __all__ = ["ExportResult", "export_archive"]
 

@@ -6,10 +6,9 @@ nobody expects it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vrfstore import interpreter as probing
 from vrfstore.errors import InterpreterError
+from vrfstore.values import dataclass
 
 __all__ = ["Fallback", "find"]
 

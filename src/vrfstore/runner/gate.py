@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +27,7 @@ from vrfstore.requirements.policy import Policy
 from vrfstore.runner.result import LinkResult
 from vrfstore.store.layout import Layout
 from vrfstore.units import moment_text
+from vrfstore.values import replace
 
 __all__ = ["Audit", "check", "identity"]
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 from vrfstore import codec
 from vrfstore.model import Requirements
 from vrfstore.requirements import inputs, parse
 from vrfstore.runner import hit
+from vrfstore.values import dataclass
 
 __all__ = ["Given", "leads_nowhere", "take"]
 
@@ -22,7 +21,7 @@ _LARGEST = 16 << 20
 """Bytes of one file; ``inputs.read`` has narrower bounds for most kinds."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Given:
     """Files and how they are to be taken; see ``inputs.read``.
 
@@ -44,7 +43,7 @@ class Given:
     service: str = ""
     script: bool = False
 
-    @cached_property
+    @property
     def is_text(self) -> bool:
         """Whether this is one requirements text and nothing else."""
         alone = len(self.paths) == 1 and not self.extras and not self.groups and not self.script

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from vrfstore import fs
 from vrfstore.errors import DriftError
@@ -32,6 +31,7 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord, unchanged
 from vrfstore.store.shared import is_lost
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, replace
 
 __all__ = ["Healed", "heal"]
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vrfstore.requirements import names
 from vrfstore.runner.import_failure import ImportFailure
+from vrfstore.values import dataclass, field, replace
 
 __all__ = ["Hint", "Known", "Surroundings", "candidates", "decide", "libraries"]
 

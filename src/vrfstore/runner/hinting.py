@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vrfstore import fs
@@ -24,6 +23,7 @@ from vrfstore.runner.import_failure import ImportFailure
 from vrfstore.store import interpreters, modules
 from vrfstore.store.entry_plan import is_module
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass
 
 if TYPE_CHECKING:
     from vrfstore.requirements.budget import Budget

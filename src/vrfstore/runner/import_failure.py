@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from typing import Literal
+
+from vrfstore.values import dataclass, replace
 
 __all__ = ["LARGEST", "ImportFailure", "Kind", "find", "from_message", "is_name"]
 

@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from vrfstore import fs
@@ -34,6 +33,7 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
 from vrfstore.store.zip_structure import Limits
 from vrfstore.target import marker_environment
+from vrfstore.values import dataclass, field
 
 __all__ = ["ImportResult", "ImportedEnvironment", "import_archive"]
 

@@ -12,7 +12,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from vrfstore import fs
 from vrfstore import interpreter as probing
@@ -32,6 +31,7 @@ from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.shared import is_lost
 from vrfstore.store.store import Store
 from vrfstore.target import marker_environment
+from vrfstore.values import dataclass, replace
 
 __all__ = [
     "Found",

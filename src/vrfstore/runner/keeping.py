@@ -6,7 +6,6 @@ whether the environment is there, or has had a lease on it all the time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Self
 
 from vrfstore.errors import UsageError
@@ -14,6 +13,7 @@ from vrfstore.store import leases
 from vrfstore.store.leases import UNSEEN, Lease
 from vrfstore.store.machine import Machine, Process
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass
 
 __all__ = ["LONGEST", "Keeping"]
 

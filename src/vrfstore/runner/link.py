@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from vrfstore import fs
 from vrfstore import interpreter as probing
@@ -33,6 +32,7 @@ from vrfstore.runner.result import LinkedPackage, LinkResult
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
+from vrfstore.values import replace
 
 __all__ = ["CompileMode", "LinkResult", "LinkedPackage", "link", "link_again"]
 

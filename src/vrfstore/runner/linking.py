@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from vrfstore import fs
@@ -51,6 +50,7 @@ from vrfstore.store.bytecode import is_compiled
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, replace
 
 if TYPE_CHECKING:
     from vrfstore.linker.into import Linked

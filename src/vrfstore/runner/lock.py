@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from vrfstore import fs
 from vrfstore import interpreter as probing
@@ -19,6 +18,7 @@ from vrfstore.runner.clock import Clock
 from vrfstore.runner.locking import Locker
 from vrfstore.store import interpreters
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass
 
 __all__ = ["LockResult", "lock"]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 
 from vrfstore.errors import PackageIndexError, ResolutionError
 from vrfstore.model import Event, Interpreter, Lock, Requirements, Watcher
@@ -29,6 +28,7 @@ from vrfstore.store.building import Building
 from vrfstore.store.leases import Lease
 from vrfstore.store.memos import RequestMemo
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, replace
 
 __all__ = ["Locked", "Locker"]
 

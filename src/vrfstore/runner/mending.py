@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -31,6 +30,7 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord, unchanged
 from vrfstore.store.store import Store
 from vrfstore.store.verify import EntryReport, Problem, check_entry
+from vrfstore.values import dataclass, field
 
 if TYPE_CHECKING:
     from vrfstore.runner.unpacked import UnpackedArchives

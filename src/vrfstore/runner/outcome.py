@@ -13,12 +13,12 @@ process (who we are).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from vrfstore.errors import VrfstoreError
 from vrfstore.runner.result import LinkedPackage, LinkResult
 from vrfstore.store.leases import Lease
 from vrfstore.units import moment_text
+from vrfstore.values import dataclass, field
 
 __all__ = ["SCHEMA_VERSION", "Outcome", "failed", "fallen_back", "of_result"]
 

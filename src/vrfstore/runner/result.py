@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from vrfstore.model import Digest
 from vrfstore.store.leases import Lease
+from vrfstore.values import dataclass
 
 __all__ = ["LinkResult", "LinkedPackage"]
 

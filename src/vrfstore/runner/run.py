@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from vrfstore import fs
@@ -16,6 +15,7 @@ from vrfstore.store import condemned, leases
 from vrfstore.store.externals import ExternalRecord
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ import termios
 import threading
 import tty
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from vrfstore.values import dataclass, field
 
 __all__ = ["TAIL", "Ended", "end_alike", "supervise"]
 

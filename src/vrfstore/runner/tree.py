@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from vrfstore import fs
@@ -16,6 +15,7 @@ from vrfstore.runner.given import Given
 from vrfstore.runner.inspection import Found
 from vrfstore.store import interpreters
 from vrfstore.target import marker_environment
+from vrfstore.values import dataclass
 
 __all__ = ["Branch", "Package", "grow", "packages", "wanted"]
 

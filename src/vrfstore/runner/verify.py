@@ -16,7 +16,6 @@ import random
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from vrfstore.errors import StoreDamagedError, UsageError, VrfstoreError
 from vrfstore.linker import check
@@ -29,6 +28,7 @@ from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 from vrfstore.store.verify import EntryReport, Problem, check_entry
 from vrfstore.threads import outcomes
+from vrfstore.values import dataclass, field
 
 __all__ = ["Finding", "VerifyReport", "verify"]
 

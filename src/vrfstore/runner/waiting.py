@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from vrfstore.errors import BusyError
 from vrfstore.model import Event, Watcher
 from vrfstore.requirements.budget import Budget
 from vrfstore.store.building import Builder, builder_of
 from vrfstore.store.layout import Layout
+from vrfstore.values import dataclass, field
 
 __all__ = ["Waiting"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vrfstore import codec
 from vrfstore.errors import WheelError
 from vrfstore.model import Digest, LinkOptions
 from vrfstore.store.wheel import parse_filename, problem_with_name
+from vrfstore.values import asdict, dataclass, field
 
 __all__ = [
     "CONTENTS",

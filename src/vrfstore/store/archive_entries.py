@@ -18,7 +18,6 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from installer.utils import Scheme, parse_metadata_file
@@ -41,6 +40,7 @@ from vrfstore.store.store import Store
 from vrfstore.store.wheel import parse_filename
 from vrfstore.store.zip_structure import Limits
 from vrfstore.threads import outcome
+from vrfstore.values import dataclass, replace
 
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
 import zstandard
@@ -22,6 +21,7 @@ from vrfstore.errors import WheelError
 from vrfstore.store import archive
 from vrfstore.store.archive_contents import CONTENTS, ArchivedEntry, ArchivedLock, Contents, FormatError
 from vrfstore.store.manifest import StoredFile, parents
+from vrfstore.values import dataclass
 
 __all__ = ["ArchiveLimits", "ArchiveReader", "Member"]
 

@@ -7,7 +7,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vrfstore.errors import StoreDamagedError, WheelError
@@ -23,6 +22,7 @@ from vrfstore.store.archive_contents import (
 )
 from vrfstore.store.manifest import Manifest, StoredFile
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass
 
 if TYPE_CHECKING:
     import zstandard

@@ -13,7 +13,6 @@ import contextlib
 import os
 import threading
 import time
-from dataclasses import dataclass
 from typing import Self
 
 from vrfstore import codec, fs
@@ -22,6 +21,7 @@ from vrfstore.store import leases
 from vrfstore.store.layout import Layout
 from vrfstore.store.leases import Lease
 from vrfstore.units import moment_text, size_text
+from vrfstore.values import dataclass
 
 __all__ = ["Builder", "Building", "builder_of"]
 

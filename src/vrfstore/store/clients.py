@@ -21,7 +21,6 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
@@ -29,6 +28,7 @@ from vrfstore.store import leases
 from vrfstore.store.holds import hold
 from vrfstore.store.layout import Layout
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass
 
 __all__ = ["Client", "is_open", "lenders", "read", "register", "renew"]
 

@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import IO, Literal, Self, TypeAlias
 
@@ -34,11 +33,12 @@ from vrfstore.model import Event, Interpreter, Watcher
 from vrfstore.store import bytecode
 from vrfstore.store.bytecode import BytecodeRecord, CompiledFile, is_compiled, pyc_path, record_path
 from vrfstore.store.durability import GroupSync
-from vrfstore.store.holds import hold, shard
+from vrfstore.store.holds import hold, locked, shard
 from vrfstore.store.layout import BYTECODE, Layout
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
 from vrfstore.threads import outcome
+from vrfstore.values import asdict, dataclass, replace
 
 __all__ = ["CompiledEntry", "compile_entries", "remove_record", "serve", "start_worker"]
 
@@ -767,8 +767,6 @@ def start_worker(store: Store, interpreter: Interpreter, directories: Sequence[s
 
 def _open_log(path: str) -> int | None:
     """Open a log to append to it, flocked; None where its worker is at work."""
-    from filelock import lock_descriptor  # noqa: PLC0415 - 20 ms that a hit does not pay
-
     while True:
         with contextlib.suppress(FileExistsError):
             fs.write_file(path, b"")
@@ -776,7 +774,7 @@ def _open_log(path: str) -> int | None:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue
-        ours = lock_descriptor(descriptor, blocking=False)
+        ours = locked(descriptor)
         # The last worker may just have removed it, as it had nothing to say.
         if ours and os.fstat(descriptor).st_nlink:
             return descriptor

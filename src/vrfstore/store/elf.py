@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
+
+from vrfstore.values import dataclass
 
 __all__ = ["DynamicSection", "is_elf", "read_dynamic"]
 

@@ -10,7 +10,6 @@ import base64
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from vrfstore import codec
@@ -18,6 +17,7 @@ from vrfstore.errors import StoreDamagedError
 from vrfstore.model import Digest, EntryPlan, EntryReference, Libraries, Node, Tree
 from vrfstore.store.layout import SITE_PACKAGES, entry_directory
 from vrfstore.store.manifest import StoredFile
+from vrfstore.values import dataclass, field
 
 __all__ = [
     "DAMAGED",

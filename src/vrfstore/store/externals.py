@@ -12,7 +12,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from vrfstore import codec, fs
@@ -22,6 +21,7 @@ from vrfstore.store.holds import hold, shard
 from vrfstore.store.layout import Layout
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import options_from_json, references_from_json, references_to_json
+from vrfstore.values import asdict, dataclass, field
 
 __all__ = [
     "RECORD",

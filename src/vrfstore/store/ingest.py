@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from installer import install
@@ -32,6 +31,7 @@ from vrfstore.store.libraries import libraries_of
 from vrfstore.store.manifest import Manifest, StoredFile, bytecode_directories
 from vrfstore.store.wheel import CheckedStream, checked_wheel
 from vrfstore.store.zip_structure import Limits
+from vrfstore.values import dataclass
 
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection

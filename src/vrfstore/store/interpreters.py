@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import time
-from dataclasses import asdict
 
 from vrfstore import codec, fs
 from vrfstore import interpreter as probing
@@ -14,6 +13,7 @@ from vrfstore.model import Interpreter
 from vrfstore.store.layout import DIGEST_LENGTHS, Layout, entry_directory
 from vrfstore.store.leases import Lease
 from vrfstore.store.memos import replace
+from vrfstore.values import asdict
 
 __all__ = ["PIP_MEMO", "deciding_paths", "is_useful", "known", "ready_links", "ready_links_name"]
 

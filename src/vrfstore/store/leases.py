@@ -38,13 +38,14 @@ import math
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal, Self
 
 from vrfstore import codec, fs
 from vrfstore.model import Digest
+from vrfstore.store.holds import locked
 from vrfstore.store.layout import Layout, lease_until
 from vrfstore.store.machine import Machine, Process
+from vrfstore.values import dataclass
 
 __all__ = [
     "UNSEEN",
@@ -153,8 +154,6 @@ def take(
         digests: Wheels to protect. With nothing to protect, the lease is for the staging of one run.
         lock: The digest of a lock to protect.
     """
-    from filelock import lock_descriptor  # noqa: PLC0415 - 20 ms that a hit does not pay
-
     identity = fs.unique_name()
     name = f"held.{identity}.{environment or _NOTHING}"
     content = codec.dumps({"digests": sorted(digests), "lock": lock})
@@ -171,7 +170,7 @@ def take(
         except FileNotFoundError:
             continue
         try:
-            if lock_descriptor(descriptor, blocking=False):
+            if locked(descriptor):
                 fs.rename(temporary, layout.of("leases", name))
                 return Lease(identity, layout.of("leases", name), descriptor)
         except FileNotFoundError:
@@ -248,7 +247,7 @@ def session_name(identity: str) -> str:
 
 def is_free(path: str) -> bool:
     """Whether nobody has the file flocked. A file that is gone is free; one of which nobody can tell is not."""
-    from filelock import lock_descriptor  # noqa: PLC0415
+    from filelock import lock_descriptor  # noqa: PLC0415 - see holds.locked
 
     try:
         descriptor = _open(path)

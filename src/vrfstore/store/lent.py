@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from types import UnionType
 
 from vrfstore import codec
@@ -21,6 +20,7 @@ from vrfstore.store.entry_plan import HEADERS, INSTALLED, SCRIPTS, ready_links, 
 from vrfstore.store.layout import BYTECODE, SITE_PACKAGES
 from vrfstore.store.manifest import Manifest, StoredFile, bytecode_directories, parents
 from vrfstore.store.wheel import parse_filename
+from vrfstore.values import dataclass, replace
 
 __all__ = ["RECORD", "Lent", "UnbelievableError", "is_pyc", "lent", "stored"]
 

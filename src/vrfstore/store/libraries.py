@@ -11,7 +11,6 @@ import posixpath
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
@@ -19,6 +18,7 @@ from vrfstore.model import Libraries
 from vrfstore.store.elf import DynamicSection
 from vrfstore.store.entry_plan import INSTALLED
 from vrfstore.store.layout import SITE_PACKAGES
+from vrfstore.values import dataclass
 
 __all__ = ["libraries_of"]
 

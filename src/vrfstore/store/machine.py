@@ -9,7 +9,8 @@ import errno
 import os
 import re
 import time
-from dataclasses import dataclass
+
+from vrfstore.values import dataclass
 
 __all__ = ["Machine", "Process"]
 

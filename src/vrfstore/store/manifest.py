@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vrfstore import codec
 from vrfstore.model import Digest, EntryReference
 from vrfstore.store.layout import BYTECODE, SITE_PACKAGES
+from vrfstore.values import dataclass
 
 __all__ = ["Manifest", "StoredFile", "bytecode_directories", "parents"]
 

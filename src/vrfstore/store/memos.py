@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vrfstore import codec, fs
 from vrfstore.store.layout import MEMO_SCHEMA, Layout
 from vrfstore.store.leases import Lease
+from vrfstore.values import dataclass
 
 __all__ = ["RequestMemo", "read_request", "replace", "write_input", "write_request"]
 

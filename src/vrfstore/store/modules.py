@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from vrfstore import codec, fs
 from vrfstore.errors import BusyError, StoreDamagedError
@@ -26,6 +25,7 @@ from vrfstore.store.holds import hold
 from vrfstore.store.layout import SITE_PACKAGES, Layout
 from vrfstore.store.memos import replace
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass
 
 __all__ = ["Modules", "look", "modules_of", "note", "prefixes"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
 from vrfstore.model import Digest, EntryReference, EnvironmentKey, Interpreter, LinkOptions
 from vrfstore.store.layout import Layout
+from vrfstore.values import asdict, dataclass, field
 
 __all__ = [
     "EnvironmentRecord",

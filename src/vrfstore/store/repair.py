@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from dataclasses import dataclass
 
 from vrfstore import codec, fs
 from vrfstore.store.entry_plan import DAMAGED
@@ -24,6 +23,7 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.manifest import Manifest
 from vrfstore.store.store import Store
 from vrfstore.store.verify import EntryReport
+from vrfstore.values import dataclass
 
 __all__ = [
     "Pending",

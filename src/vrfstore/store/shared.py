@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError, StoreError
@@ -32,6 +31,7 @@ from vrfstore.store.layout import BYTECODE, DIGEST_LENGTHS, entry_directory
 from vrfstore.store.leases import Lease
 from vrfstore.store.manifest import Manifest, StoredFile
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass, replace
 
 __all__ = ["SharedStore", "is_lost"]
 

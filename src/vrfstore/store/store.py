@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from vrfstore import codec, fs
@@ -32,6 +31,7 @@ from vrfstore.store.layout import (
 )
 from vrfstore.store.leases import Lease
 from vrfstore.store.manifest import Manifest
+from vrfstore.values import dataclass, field
 
 if TYPE_CHECKING:
     from vrfstore.store.ingest import Job, Staged

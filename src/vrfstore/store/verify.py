@@ -16,7 +16,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
@@ -25,6 +24,7 @@ from vrfstore.store.entry_plan import DAMAGED
 from vrfstore.store.layout import BYTECODE
 from vrfstore.store.manifest import Manifest, StoredFile
 from vrfstore.store.store import Store
+from vrfstore.values import dataclass
 
 __all__ = ["EntryReport", "Problem", "Seen", "check_entry", "compare", "look"]
 

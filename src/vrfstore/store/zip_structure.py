@@ -30,8 +30,9 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple, NoReturn
+
+from vrfstore.values import dataclass
 
 __all__ = ["Limits", "StructureError", "check_before_reading", "check_structure", "unpacked_size"]
 

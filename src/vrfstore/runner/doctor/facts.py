@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from vrfstore.store.layout import FORMAT
+from vrfstore.values import dataclass
 
 __all__ = [
     "NETWORK",
