@@ -111,6 +111,9 @@ def test_values_are_replaced_and_told_as_the_standard_library_does() -> None:
     assert pickle.loads(pickle.dumps(point)) == point  # noqa: S301 - our own
     assert {point: 1}[Point(1, (Point(2), Point(3)))] == 1
     assert Nothing() == Nothing()
+    assert dataclasses.replace(point, x=5) == values.replace(point, x=5)
+    assert dataclasses.asdict(point) == values.asdict(point)
+    assert dataclasses.is_dataclass(Nothing)
     with pytest.raises(TypeError, match="colour"):
         values.replace(point, colour="red")  # type: ignore[call-arg]
 
@@ -160,18 +163,10 @@ def test_every_class_of_ours_takes_what_the_standard_library_would_let_it_take()
     found = set(classes())
     assert len(found) > 150
     for each in found:
-        given: list[Any] = [
-            (field.name, object, dataclasses.field(init=field.init, **_default(field), kw_only=field.kw_only))
-            for field in each.__value_fields__  # type: ignore[attr-defined]
-        ]
+        given = [(one.name, object, one) for one in dataclasses.fields(each)]
         standard = dataclasses.make_dataclass(each.__name__, given)
         written = values._written_init(each)  # type: ignore[attr-defined]
         assert [(one.name, one.kind, one.default is one.empty) for one in parameters(standard)] == [
             (one.name, one.kind, one.default is one.empty)
             for one in inspect.signature(written).parameters.values()
         ], each
-
-
-def _default(field: Any) -> dict[str, Any]:
-    names = ("default", "default_factory")
-    return {name: getattr(field, name) for name in names if getattr(field, name) is not values._NONE}  # type: ignore[attr-defined]

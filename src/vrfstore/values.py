@@ -3,7 +3,7 @@
 The standard library writes six functions for each class when its module is imported, and compiles them: half a
 millisecond a class, which was a quarter of all that a link took. Here classes share their methods, and the one that
 gains from being written out, ``__init__``, is written when the first instance is made. For a type checker these are
-the standard library's own.
+the standard library's own, and the functions of ``dataclasses`` take their instances.
 
 What is left out is what nobody here uses: classes without ``slots``, inheritance between classes of values, ordering,
 ``ClassVar`` and ``InitVar``.
@@ -33,6 +33,26 @@ else:
             self.init = init
             self.repr = repr
             self.compare = compare
+
+    class _Standard:
+        """The fields as ``dataclasses`` wants to see them, when it does."""
+
+        def __get__(self, instance, owner):
+            import dataclasses  # noqa: PLC0415 - this is not for us
+
+            found = {each.name: each for each in owner.__value_fields__}
+            names = ("default", "default_factory", "init", "repr", "compare", "kw_only")
+            given = [
+                (
+                    name,
+                    owner.__annotations__.get(name, object),
+                    dataclasses.field(
+                        **{key: value for key in names if (value := getattr(each, key)) is not _NONE}
+                    ),
+                )
+                for name, each in found.items()
+            ]
+            return dataclasses.make_dataclass(owner.__name__, given).__dataclass_fields__
 
     def field(*, default=_NONE, default_factory=_NONE, init=True, repr=True, compare=True):  # noqa: A002
         """See ``dataclasses.field``."""
@@ -69,6 +89,7 @@ else:
                 "__slots__": tuple(each.name for each in found),
                 "__match_args__": () if kw_only else tuple(each.name for each in found if each.init),
                 "__value_fields__": found,
+                "__dataclass_fields__": _Standard(),
                 "__value_key__": attrgetter(*compared) if compared else type,
                 "__getstate__": _state,
                 "__setstate__": _set_state,
