@@ -14,7 +14,7 @@ import pytest
 
 from support.crash import litter, tree, wheel_digest
 from support.wheels import WheelSpec, build_wheel
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.store.store import Added, Store
 
 

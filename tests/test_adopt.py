@@ -25,7 +25,7 @@ from support.pythons import pythons
 from support.venvs import AWKWARD, probed, relocated
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import interpreter
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.errors import InterpreterError, ResolutionError, StoreDamagedError, UsageError
 from vrfstore.linker import adoption
 from vrfstore.linker.adoption import Configuration, Journal, Kept, configuration, named_directories, shebang

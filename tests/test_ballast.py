@@ -21,7 +21,7 @@ from support.crash import dangling, litter, make_environment
 from support.faults import mounted
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.gc import sweep
 from vrfstore.gc.policy import Policy
 from vrfstore.store import ballast, leases

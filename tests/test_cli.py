@@ -21,7 +21,7 @@ from support.crash import NOBODY, as_nobody
 from support.index import Index
 from support.wheels import WheelSpec, build_wheel
 from vrfstore.cli import quick
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.store.store import Store
 
 PEAR = WheelSpec(
@@ -85,7 +85,7 @@ HEAVY = {
 IMPORTS = """
 import sys
 before = set(sys.modules)  # with what measures coverage, where something does
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 code = run(sys.argv[1:])
 print(code, *sorted(set(sys.modules) - before), file=sys.stderr)
 """

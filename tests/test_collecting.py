@@ -15,7 +15,7 @@ from support.commands import Command
 from support.crash import LOCK, make_environment
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.errors import StoreError, UsageError
 from vrfstore.gc import sizes, sweep
 from vrfstore.gc.policy import Policy, Room

@@ -32,7 +32,7 @@ from support.elf import elf_bytes
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import codec, fs
 from vrfstore.cli import render
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.errors import BusyError, CollisionError, StoreDamagedError, UsageError
 from vrfstore.gc import roots, sweep
 from vrfstore.gc.policy import Policy

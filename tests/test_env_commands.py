@@ -18,7 +18,7 @@ from support.crash import tree
 from support.index import Index
 from support.wheels import WheelSpec
 from vrfstore import fs
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.gc.policy import Policy
 from vrfstore.gc.sweep import collect
 from vrfstore.runner.link import link

@@ -20,9 +20,9 @@ import pytest
 from support.index import Index, silent_index
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import errors, sessions
-from vrfstore.cli import render
-from vrfstore.cli.application import _COMMANDS, run
+from vrfstore.cli import application, render
 from vrfstore.cli.ending import TerminatedError, deadline, terminable
+from vrfstore.cli.running import run
 from vrfstore.errors import CapError, VrfstoreError
 from vrfstore.store.store import Store
 
@@ -61,7 +61,7 @@ every_command = pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS
 
 
 def test_every_command_is_here() -> None:
-    assert {words[0] for words in COMMANDS.values()} == set(_COMMANDS)
+    assert {words[0] for words in COMMANDS.values()} == set(application.COMMANDS)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from support.installers import LINKED, expect_success, installed, uv
 from support.venvs import environment
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.errors import BusyError, StoreDamagedError, UsageError
 from vrfstore.gc import sweep
 from vrfstore.gc.policy import Policy

@@ -26,7 +26,7 @@ from support.index import Index
 from support.pythons import pythons
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs, interpreter
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.errors import BusyError, StoreDamagedError, UsageError
 from vrfstore.gc.policy import Policy
 from vrfstore.gc.sweep import collect

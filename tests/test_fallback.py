@@ -76,7 +76,7 @@ def test_every_failure_ends_with_0_the_base_and_the_reason(
 def test_a_store_that_cannot_be_used_is_fallen_back_from_too(
     capsys: pytest.CaptureFixture[str], base: str, requirements: Path, tmp_path: Path
 ) -> None:
-    from vrfstore.cli.application import run
+    from vrfstore.cli.running import run
 
     (tmp_path / "file").touch()
     arguments = ["link", str(requirements), "--store", str(tmp_path / "file"), "--python", base, "--fallback"]

@@ -25,7 +25,7 @@ from support.crash import base, litter, make_environment, tree
 from support.faults import Fault, Outcome, ending_of, mounted, with_fault
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.gc import sweep
 from vrfstore.gc.policy import Policy
 from vrfstore.runner.verify import verify

@@ -23,7 +23,7 @@ from support.crash import NOBODY, as_nobody, base, dangling, make_environment, s
 from support.faults import mounted
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import codec, fs
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.gc import roots, sweep
 from vrfstore.gc.policy import Policy
 from vrfstore.store.layout import SUBDIRECTORIES

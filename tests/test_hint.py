@@ -324,7 +324,7 @@ def test_what_makes_no_sense_is_refused(vrfstore: Command, arguments: list[str],
 
 def test_without_a_store_none_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     absent = tmp_path / "absent"
-    from vrfstore.cli.application import run
+    from vrfstore.cli.running import run
 
     assert run(["--store", str(absent), "hint", "cv2"]) == 0
     assert "opencv-python" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from support.wheels import WheelSpec, build_wheel, wheel_filename
 from vrfstore import codec
 from vrfstore.errors import RequirementsError, ResolutionError, UsageError
 from vrfstore.model import Interpreter, Requirements
-from vrfstore.requirements import inputs
+from vrfstore.requirements import files, inputs
 
 PYTHON = Interpreter(
     executable="/usr/bin/python3.12",
@@ -79,8 +79,8 @@ def refused(*paths: str, **options: object) -> RequirementsError:
 )
 def test_a_file_is_known_and_trusted_by_its_name(name: str, kind: str, trusted: bool) -> None:
     path = f"/some where/pylock.toml.txt/{name}"
-    assert inputs.kind_of(path, "mine") == kind
-    assert inputs.is_trusted(path) is trusted
+    assert files.kind_of(path, "mine") == kind
+    assert files.is_trusted(path) is trusted
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import vrfstore
 from support.index import Index
 from support.wheels import WheelSpec
 from vrfstore import interpreter
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.errors import UsageError
 from vrfstore.store import bytecode
 from vrfstore.store.store import Store

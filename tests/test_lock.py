@@ -166,7 +166,7 @@ LOCK = Lock(wheels=(locked(),), python="3.11")
 def written(store: Store) -> tuple[str, Path]:
     with leases.take(store.layout) as lease:
         digest = locks.write(store.layout, lease, LOCK)
-    return digest, Path(locks.lock_path(store.layout, digest))
+    return digest, Path(store.layout.lock(digest))
 
 
 def test_a_lock_is_kept_once_by_the_digest_of_its_text(store: Store) -> None:

@@ -13,7 +13,8 @@ from packaging.utils import canonicalize_name
 
 from vrfstore.errors import RequirementsError
 from vrfstore.model import Requirements
-from vrfstore.requirements.parse import parse, read
+from vrfstore.requirements.files import read
+from vrfstore.requirements.parse import parse
 
 A, B = "a" * 64, "b" * 64
 FILE = "project/requirements.vrf"

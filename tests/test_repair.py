@@ -52,7 +52,7 @@ from test_verify import (
     rewrite,
 )
 from vrfstore import codec, fs
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.errors import StoreDamagedError
 from vrfstore.gc import sweep
 from vrfstore.gc.policy import Policy

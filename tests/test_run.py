@@ -13,7 +13,7 @@ import pytest
 
 from support.index import Index
 from support.wheels import WheelSpec
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.errors import UsageError
 from vrfstore.gc.policy import Policy
 from vrfstore.gc.sweep import collect

@@ -11,7 +11,7 @@ import pytest
 import vrfstore
 from support.index import Index
 from support.wheels import WheelSpec
-from vrfstore.cli import application
+from vrfstore.cli.running import run
 from vrfstore.store.store import Store
 
 DESCRIPTION = {"version": "3.12.3", "platform": "linux-aarch64"}
@@ -34,7 +34,7 @@ def place(request: pytest.FixtureRequest, index: Index, store: Store, tmp_path: 
 
 
 def vrf(store: Store, *arguments: object) -> int:
-    return application.run(["--store", store.root, *(str(argument) for argument in arguments)])
+    return run(["--store", store.root, *(str(argument) for argument in arguments)])
 
 
 def test_nothing_is_wrong_with_the_environment_of_a_target(

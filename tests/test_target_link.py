@@ -19,7 +19,7 @@ from support.index import Index
 from support.pythons import pythons
 from support.venvs import environment, probed
 from support.wheels import WheelSpec, build_wheel
-from vrfstore.cli import application
+from vrfstore.cli import running
 from vrfstore.errors import (
     InterpreterError,
     ResolutionError,
@@ -537,7 +537,7 @@ def test_a_wheel_of_a_known_lock_that_does_not_fit_is_refused_by_name(
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = application.run([str(argument) for argument in arguments])
+    code = running.run([str(argument) for argument in arguments])
     said = capsys.readouterr()
     return code, said.out, said.err
 

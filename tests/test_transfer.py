@@ -36,7 +36,7 @@ from support.pythons import pythons
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import fs, interpreter
 from vrfstore.cli import render
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.errors import PackageIndexError, StoreDamagedError, UsageError, VrfstoreError, WheelError
 from vrfstore.gc import sweep
 from vrfstore.gc.policy import Policy
@@ -430,7 +430,7 @@ def test_a_damaged_entry_is_not_exported(
 def test_an_environment_without_its_lock_is_not_exported(
     store: Store, environment: EnvironmentRecord, tmp_path: Path
 ) -> None:
-    path = Path(locks.lock_path(store.layout, environment.lock))
+    path = Path(store.layout.lock(environment.lock))
     for change in (lambda: path.write_bytes(b"x"), path.unlink):
         change()
         with pytest.raises(StoreDamagedError, match="lock") as refusal:
@@ -510,7 +510,7 @@ def test_a_lock_that_is_not_that_of_the_environment_is_refused(
         (locks.dumps(Lock(wheels=(), python="3.11")).encode(), "not the lock of its environment"),
     ):
         digest = hashlib.sha256(text).hexdigest()
-        Path(locks.lock_path(store.layout, digest)).write_bytes(text)
+        Path(store.layout.lock(digest)).write_bytes(text)
         path = store.layout.record(environment.directory)
         record = json.loads(Path(path).read_bytes()) | {"lock": digest}
         Path(path).write_bytes(json.dumps(record).encode())

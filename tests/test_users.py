@@ -19,7 +19,7 @@ import pytest
 
 from support.crash import NOBODY, as_nobody, base, dangling, litter, make_environment, together, tree
 from support.wheels import WheelSpec, build_wheel
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.gc import sweep
 from vrfstore.gc.policy import Policy
 from vrfstore.model import EntryPlan

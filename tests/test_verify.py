@@ -20,7 +20,7 @@ import pytest
 from support.crash import as_nobody, base, compile_entry, make_environment, tree
 from support.wheels import WheelSpec, build_wheel
 from vrfstore import codec, fs
-from vrfstore.cli.application import run
+from vrfstore.cli.running import run
 from vrfstore.errors import UsageError
 from vrfstore.gc import sweep
 from vrfstore.gc.policy import Policy

@@ -15,8 +15,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from vrfstore.cli import application, render
-from vrfstore.cli.application import run
+from vrfstore.cli import render, running
+from vrfstore.cli.running import run
 from vrfstore.store.store import Store
 
 __all__ = [
@@ -50,27 +50,27 @@ def check_link(document: Any) -> None:
 
 def check_links(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold everything that ``link`` prints for machines in this process against the contract."""
-    of_link, print_json = application._is_link, render.print_json
-    running: list[bool] = []
+    of_link, print_json = running._is_link, render.print_json
+    now: list[bool] = []
 
     def noticed(arguments: Sequence[str]) -> bool:
         found = of_link(arguments)
-        running[:] = [found]
+        now[:] = [found]
         return found
 
     def checked(document: dict[str, object]) -> None:
-        if running == [True]:
+        if now == [True]:
             check_link({"schema_version": render.SCHEMA_VERSION, **document})
         print_json(document)
 
-    monkeypatch.setattr(application, "_is_link", noticed)
+    monkeypatch.setattr(running, "_is_link", noticed)
     monkeypatch.setattr(render, "print_json", checked)
 
 
 def _checked(arguments: Sequence[str], ended: Ended) -> Ended:
     """Return how a command ended in another process, held against the contract if it is a ``link --json``."""
     own = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
-    if "--json" in own and application._is_link(own):
+    if "--json" in own and running._is_link(own):
         check_link(ended.document)
     return ended
 

@@ -1,7 +1,6 @@
 """The command ``vrfstore``: parse, make one call, render the answer.
 
-``main`` first tries the path of a hit, which loads next to nothing; see ``quick``. Everything else goes to
-``application``, where click is.
+``main`` first tries the path of a hit, which loads next to nothing; see ``quick``. Everything else goes to ``running``.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def main() -> None:
             os._exit(0)
         except OSError:
             pass  # the whole command fails at the same thing, and says so
-    from vrfstore.cli.application import run  # noqa: PLC0415 - 60 ms that a hit does not pay
+    from vrfstore.cli.running import run  # noqa: PLC0415 - 60 ms that a hit does not pay
 
     code = run(sys.argv[1:], mask)
     # While Python says farewell, a signal would put its own code in the place of the one that was answered.

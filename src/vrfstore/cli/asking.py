@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vrfstore.cli.ending import deadline
 from vrfstore.cli.options import DURATION, PATH, SIZE, names
 from vrfstore.errors import UsageError
 from vrfstore.requirements.budget import Caps
 from vrfstore.requirements.policy import Policy
-from vrfstore.runner import configuration
 
-__all__ = ["TIME", "input_options", "limited", "policy_options"]
+__all__ = ["TIME", "input_options", "policy_options"]
 
 if TYPE_CHECKING:
     _Seconds = click.ParamType[float]
@@ -78,11 +74,6 @@ def input_options(function: Callable[..., None]) -> Callable[..., None]:
     ):
         collected = decorate(collected)
     return collected
-
-
-def limited(policy: Policy) -> AbstractContextManager[None]:
-    """Return a block that ends with an error when the time of a policy, or what is configured, is over."""
-    return deadline(configuration.applied(policy, configuration.read(os.environ)).caps.seconds)
 
 
 def policy_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -6,16 +6,20 @@ half-way is dropped, and whoever asked for JSON gets an object.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from vrfstore.requirements.budget import Budget, Caps
 
-__all__ = ["TerminatedError", "answering", "deadline", "terminable"]
+if TYPE_CHECKING:
+    from vrfstore.requirements.policy import Policy
+
+__all__ = ["TerminatedError", "answering", "deadline", "limited", "terminable"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -127,3 +131,10 @@ def deadline(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def limited(policy: Policy) -> AbstractContextManager[None]:
+    """Return a block that ends with an error when the time of a policy, or what is configured, is over."""
+    from vrfstore.runner import configuration  # noqa: PLC0415 - for links
+
+    return deadline(configuration.applied(policy, configuration.read(os.environ)).caps.seconds)

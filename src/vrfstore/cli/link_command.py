@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
-from contextlib import ExitStack
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from vrfstore.cli import render
-from vrfstore.cli.asking import input_options, limited, policy_options
-from vrfstore.cli.failures import as_error, is_bug
+from vrfstore.cli import linking
+from vrfstore.cli.asking import input_options, policy_options
 from vrfstore.cli.options import (
     DURATION,
     PATH,
@@ -24,17 +19,7 @@ from vrfstore.cli.options import (
     store_option,
     target_option,
 )
-from vrfstore.cli.progress import watching
-from vrfstore.errors import UsageError, VrfstoreError
-from vrfstore.model import Watcher, both
-from vrfstore.requirements.policy import Policy
-from vrfstore.runner import outcome
-from vrfstore.runner.link import LinkResult, link
-from vrfstore.runner.log import Log, packages_text
-from vrfstore.runner.outcome import Outcome
-from vrfstore.runner.run import base_variables, changed_variables
-from vrfstore.store.store import Store
-from vrfstore.values import replace
+from vrfstore.errors import UsageError
 
 __all__ = ["command"]
 
@@ -127,32 +112,15 @@ def command(
     milliseconds and no network. With --json, all that there is to say of it is printed as one object, whatever happens.
     """
     _check(options, fallback=fallback)
-    with Log() if log is None else Log.open(log) as author, ExitStack() as noting:
-        noting.callback(lambda: author.say("ended before it was done"))
-        try:
-            with watching(quiet=quiet) as watch:
-                found = _linked(requirements, store or default_store, author, watch, **options)
-        except Exception as error:
-            noting.pop_all()
-            reason = as_error(error)
-            author.fail(reason)
-            base = _base(reason, options["python"], author) if fallback else None
-            if base is None:
-                raise
-            if is_bug(error) and sys.stderr is not None:
-                traceback.print_exception(error, file=sys.stderr)
-            render.explain(reason)
-            found = base
-        noting.pop_all()
-        author.warn(found.warnings)
-        author.say(f"python: {found.python}")
-    if not quiet:
-        for warning in found.warnings:
-            render.warn(warning)
-    if as_json:
-        render.print_json(found.to_json())
-    else:
-        render.plain(found.python or "")
+    linking.answer(
+        requirements,
+        store or default_store,
+        log=log,
+        fallback=fallback,
+        as_json=as_json,
+        quiet=quiet,
+        **options,
+    )
 
 
 def _check(options: dict[str, Any], *, fallback: bool) -> None:
@@ -171,53 +139,3 @@ def _check(options: dict[str, Any], *, fallback: bool) -> None:
     source = click.get_current_context().get_parameter_source("python")
     if options["target"] is not None and source is ParameterSource.ENVIRONMENT:
         options["python"] = None  # what is usual gives way to what is asked for here
-
-
-def _linked(
-    requirements: tuple[str, ...],
-    place: str | None,
-    author: Log,
-    watch: Watcher,
-    *,
-    durable: bool,
-    policy: Policy,
-    wait: bool,
-    **options: Any,
-) -> Outcome:
-    """Link, in the time that there is, and tell the author of the document."""
-    with limited(policy):
-        store = Store.open(place, durable=durable)
-        author.say(f"linking {' '.join(requirements)}")
-        result = link(
-            requirements, store=store, policy=replace(policy, wait=wait), watch=both(watch, author), **options
-        )
-    author.say(_in_words(result))
-    return outcome.of_result(result, changed_variables(result, os.environ))
-
-
-def _in_words(result: LinkResult) -> str:
-    """Return what became of a link, for the author of a document."""
-    packages = packages_text(len(result.packages))
-    if result.status == "hit":
-        return f"using cached environment ({packages})"
-    new = sum(not package.reused for package in result.packages)
-    return (
-        f"linked environment ({packages}, {new} of them new)" if new else f"linked environment ({packages})"
-    )
-
-
-def _base(reason: VrfstoreError, python: str | None, author: Log) -> Outcome | None:
-    """Return the outcome with the base in the place of an environment.
-
-    None where the error is the caller's own, or there is nothing to fall back on.
-    """
-    if isinstance(reason, UsageError):
-        return None
-    from vrfstore.runner import fallback  # noqa: PLC0415 - for failures only
-
-    base = fallback.find(python)
-    if base is None:
-        author.say("there is no Python to fall back on either")
-        return None
-    author.say(f"using the base interpreter, without the packages of the document: {base.python}")
-    return outcome.fallen_back(reason, base.python, base_variables(base.python, os.environ), base.warnings)

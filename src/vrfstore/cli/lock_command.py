@@ -8,7 +8,8 @@ import click
 from click.core import ParameterSource
 
 from vrfstore.cli import render
-from vrfstore.cli.asking import input_options, limited, policy_options
+from vrfstore.cli.asking import input_options, policy_options
+from vrfstore.cli.ending import limited
 from vrfstore.cli.options import PATH, json_option, python_option, store_option, target_option
 from vrfstore.cli.progress import watching
 from vrfstore.model import LinkOptions

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import sys
@@ -52,6 +51,8 @@ _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 
 def print_json(value: dict[str, object]) -> None:
     """Print one JSON object on stdout, and nothing else, whatever comes from now on."""
+    import json  # noqa: PLC0415 - 5 ms, for machines
+
     answering()
     plain(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2))
 

@@ -10,7 +10,8 @@ import click
 from click.core import ParameterSource
 
 from vrfstore.cli import render
-from vrfstore.cli.asking import input_options, limited, policy_options
+from vrfstore.cli.asking import input_options, policy_options
+from vrfstore.cli.ending import limited
 from vrfstore.cli.options import PATH, check_into, link_options, root_option, store_option
 from vrfstore.cli.progress import watching
 from vrfstore.errors import RequirementsError, UsageError, VrfstoreError

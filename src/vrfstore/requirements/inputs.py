@@ -16,15 +16,14 @@ docs/requirements.md has the whole of it.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias
 
 from packaging.utils import canonicalize_name
 
 from vrfstore.errors import RequirementsError, ResolutionError, UsageError
 from vrfstore.model import Interpreter, LockFile, Requirement, Requirements
-from vrfstore.requirements import parse
+from vrfstore.requirements import files, parse
+from vrfstore.requirements.files import Kind, is_trusted, kind_of
 from vrfstore.requirements.gathering import Gathering
 from vrfstore.requirements.parse import decode, shown, unique
 from vrfstore.requirements.places import beside
@@ -32,9 +31,7 @@ from vrfstore.requirements.texts import read_text
 from vrfstore.tags import allows_python
 from vrfstore.values import dataclass, replace
 
-__all__ = ["Kind", "check_python", "is_trusted", "kind_of", "read", "read_beside", "read_recorded"]
-
-Kind: TypeAlias = Literal["lock", "project", "script", "text"]
+__all__ = ["check_python", "read", "read_beside", "read_recorded"]
 
 _BESIDE = "requirements.vrf"
 """What a script's project has where the script itself says nothing."""
@@ -42,52 +39,13 @@ _BESIDE = "requirements.vrf"
 _SHOWN = 20
 """Names that an error repeats."""
 
-_LOCK_NAME = re.compile(r"pylock\.([^.]+)\.toml")
 _LARGEST: dict[Kind, int] = {
     "lock": 16 << 20,
-    "project": parse.LARGEST,
+    "project": files.LARGEST,
     "script": 16 << 20,
-    "text": parse.LARGEST,
+    "text": files.LARGEST,
 }
 """Bytes. Locks name every wheel of every package for all platforms; scripts may be notebooks with their data."""
-
-
-def kind_of(path: str, service: str = "") -> Kind:
-    """Return what a file is by its name.
-
-    Args:
-        path: The file.
-        service: The NAME of the ``pylock.NAME.toml`` that is meant for us.
-
-    Raises:
-        RequirementsError: It is a lock for somebody else.
-    """
-    name = os.path.basename(path)
-    if name != "pylock.toml" and _is_lock(name):
-        whose = _LOCK_NAME.fullmatch(name)
-        if whose is None or whose[1] != service:
-            raise RequirementsError(
-                f"{name} is not a lock for here: "
-                + (f"the name that is configured is {service}" if service else "no name is configured"),
-                kind="lock-name",
-                path=path,
-                hint=f"use pylock.toml{f' or pylock.{service}.toml' if service else ''}",
-            )
-    if _is_lock(name):
-        return "lock"
-    if name == "pyproject.toml":
-        return "project"
-    return "script" if name.endswith(".py") else "text"
-
-
-def _is_lock(name: str) -> bool:
-    return name.startswith("pylock.") and name.endswith(".toml")
-
-
-def is_trusted(path: str) -> bool:
-    """Whether a file may say where code comes from, by its name."""
-    name = os.path.basename(path)
-    return name.endswith((".txt", ".in")) or name == "pyproject.toml" or _is_lock(name)
 
 
 def read(
@@ -168,7 +126,7 @@ class _Asked:
         kind = kind_of(path, self.service)
         data = self.contents.get(path)
         if data is None:
-            data = parse.read(path, _LARGEST[kind])
+            data = files.read(path, _LARGEST[kind])
         trusted = is_trusted(path) if self.trusted is None else self.trusted
         match kind:
             case "lock":

@@ -121,16 +121,11 @@ def lock_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def lock_path(layout: Layout, digest: str) -> str:
-    """Return where the lock of this digest is."""
-    return layout.of("locks", f"{digest}.toml")
-
-
 def write(layout: Layout, lease: Lease, lock: Lock) -> str:
     """Keep a lock in the store, unless it is there; return its digest."""
     text = dumps(lock)
     digest = lock_digest(text)
-    path = lock_path(layout, digest)
+    path = layout.lock(digest)
     # The caller's lease has been taken; whatever is there after this stays as long as the lease.
     condemned.wait_until_clear(layout, {f"locks/{digest}"})
     if not os.path.exists(path):
@@ -140,7 +135,7 @@ def write(layout: Layout, lease: Lease, lock: Lock) -> str:
 
 def read(layout: Layout, digest: str) -> Lock | None:
     """Return the lock of this digest, if it is in the store and whole."""
-    path = lock_path(layout, digest)
+    path = layout.lock(digest)
     try:
         data = fs.read_file(path)
     except OSError:

@@ -20,7 +20,6 @@ from vrfstore.errors import RequirementsError
 from vrfstore.model import Requirement, Requirements
 
 __all__ = [
-    "LARGEST",
     "canonical",
     "check_hashes",
     "decode",
@@ -32,7 +31,6 @@ __all__ = [
     "parse",
     "parse_line",
     "parse_requirement",
-    "read",
     "shown",
     "split_hashes",
     "together",
@@ -49,39 +47,6 @@ _SHOWN = 200
 """Characters of a line that an error repeats."""
 _FAULTS_SHOWN = 100
 """Faults that one error names; whoever has more has given another kind of file."""
-
-LARGEST = 1 << 20
-"""Bytes. A requirements file is read by people; more than this is something else."""
-
-
-def read(path: str, limit: int = LARGEST) -> bytes:
-    """Return the bytes of a file that says what is wanted.
-
-    Args:
-        path: The file.
-        limit: Bytes; a larger file is refused.
-
-    Raises:
-        RequirementsError: It is missing, is not a file, cannot be read, or is larger than the limit.
-    """
-    try:
-        with open(path, "rb") as stream:
-            data = stream.read(limit + 1)
-    except FileNotFoundError as error:
-        raise RequirementsError(
-            "there is no such file", kind="requirements-missing", path=path, hint="check the path"
-        ) from error
-    except OSError as error:
-        raise RequirementsError(
-            f"the file cannot be read: {error.strerror}", kind="requirements-unreadable", path=path
-        ) from error
-    if len(data) > limit:
-        raise RequirementsError(
-            f"the file has more than {limit >> 20} MiB; that is no requirements file",
-            kind="requirements-too-large",
-            path=path,
-        )
-    return data
 
 
 def parse(data: bytes, path: str) -> Requirements:

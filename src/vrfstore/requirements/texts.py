@@ -11,8 +11,9 @@ import os
 
 from vrfstore import fs
 from vrfstore.errors import RequirementsError
+from vrfstore.requirements.files import LARGEST
 from vrfstore.requirements.gathering import Gathering
-from vrfstore.requirements.parse import LARGEST, decode, forbidden, logical_lines, parse_line
+from vrfstore.requirements.parse import decode, forbidden, logical_lines, parse_line
 from vrfstore.requirements.places import Include, trusted_line
 from vrfstore.values import dataclass
 

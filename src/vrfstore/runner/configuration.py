@@ -8,7 +8,6 @@ docs/configuration.md.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +125,8 @@ def read(variables: Mapping[str, str]) -> Configuration:
 def _parsed(data: bytes, path: str) -> dict[str, dict[str, Any]]:
     """Return what each table says, by the name of the attribute."""
     try:
+        import tomllib  # noqa: PLC0415 - for those who have configured something
+
         document = tomllib.loads(data.decode())
     # Of a number with too many digits int() says a plain ValueError, whatever was parsing.
     except (ValueError, RecursionError) as error:

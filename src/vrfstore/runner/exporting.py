@@ -21,7 +21,6 @@ from vrfstore import fs
 from vrfstore import interpreter as probing
 from vrfstore.errors import StoreDamagedError, UsageError
 from vrfstore.model import Digest, EntryPlan, EntryReference, Event, LockedWheel, Watcher, nobody
-from vrfstore.requirements import lock as locks
 from vrfstore.store import condemned, interpreters, leases
 from vrfstore.store.archive_contents import ArchivedEnvironment, FormatError, Target
 from vrfstore.store.archive_write import Source, tree_source, wheel_source, write
@@ -285,7 +284,7 @@ def _lock_text(store: Store, record: EnvironmentRecord) -> bytes:
     Raises:
         StoreDamagedError: It is gone, or not what it is called after.
     """
-    path = locks.lock_path(store.layout, record.lock)
+    path = store.layout.lock(record.lock)
     with contextlib.suppress(OSError):
         text = fs.read_file(path)
         if hashlib.sha256(text).hexdigest() == record.lock:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vrfstore import codec
 from vrfstore.model import Requirements
-from vrfstore.requirements import inputs, parse
+from vrfstore.requirements import files
 from vrfstore.runner import hit
 from vrfstore.values import dataclass
 
@@ -47,7 +47,7 @@ class Given:
     def is_text(self) -> bool:
         """Whether this is one requirements text and nothing else."""
         alone = len(self.paths) == 1 and not self.extras and not self.groups and not self.script
-        return alone and inputs.kind_of(self.paths[0], self.service) == "text"
+        return alone and files.kind_of(self.paths[0], self.service) == "text"
 
     @property
     def identity(self) -> tuple[tuple[str, str], ...]:
@@ -63,6 +63,8 @@ class Given:
         Raises:
             RequirementsError: See ``inputs.read``.
         """
+        from vrfstore.requirements import inputs  # noqa: PLC0415 - packaging, for what has to be parsed
+
         if self.script:
             return inputs.read_beside(
                 self.paths[0],
@@ -122,7 +124,7 @@ def take(
     """
     return Given(
         paths=tuple(dict.fromkeys(paths)),
-        contents={path: parse.read(path, _LARGEST) for path in dict.fromkeys(paths)},
+        contents={path: files.read(path, _LARGEST) for path in dict.fromkeys(paths)},
         trusted=trusted,
         extras=tuple(sorted(set(extras))),
         groups=tuple(sorted(set(groups))),

@@ -312,7 +312,7 @@ class _Import:
             status="linked" if made else "hit",
             python=f"{path}/bin/python",
             environment=path,
-            lock=locks.lock_path(layout, record.lock),
+            lock=layout.lock(record.lock),
         )
 
 

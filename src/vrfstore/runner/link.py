@@ -2,14 +2,18 @@
 
 ::
 
-    files ──input digest──▶ memo ──▶ environment     a hit: see runner.hit
-      └─read─▶ requirements ──▶ environment ─▶ memo  see runner.linking
+    files ──input digest──▶ memo ──▶ environment        a hit: see runner.hit
+      ├─digest─▶ recipe ──▶ environment ─▶ memo         see runner.recipe
+      └─read─▶ requirements ──▶ environment ─▶ memos    see runner.linking
+
+What only the last of these needs is loaded when it begins.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from vrfstore import fs
 from vrfstore import interpreter as probing
@@ -20,19 +24,21 @@ from vrfstore.model import (
     Watcher,
     nobody,
 )
-from vrfstore.requirements import lock as locks
-from vrfstore.requirements import targets
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
-from vrfstore.runner import configuration, gate, given, hit, sharing
+from vrfstore.runner import configuration, gate, given, hit, recipe, sharing
 from vrfstore.runner.clock import Clock
+from vrfstore.runner.given import Given
 from vrfstore.runner.keeping import Keeping
-from vrfstore.runner.linking import CompileMode, Linking
+from vrfstore.runner.making import CompileMode, Making
 from vrfstore.runner.result import LinkedPackage, LinkResult
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
-from vrfstore.values import replace
+from vrfstore.values import dataclass, replace
+
+if TYPE_CHECKING:
+    from vrfstore.requirements.targets import Target
 
 __all__ = ["CompileMode", "LinkResult", "LinkedPackage", "link", "link_again"]
 
@@ -112,17 +118,12 @@ def link(  # noqa: PLR0913 - all but the first by keyword
         opened, lease=lease, pid=lease_pid, seconds=lease_ttl, root=root, into=into is not None
     )
     stats: dict[str, str] = {}
-
-    def note(path: str) -> None:
-        """Keep what tells whether a file that has a say is still the same; before it is read."""
-        stats[path] = fs.stat_token(path)
-
-    for place_of_configuration in configuration.places(os.environ):
-        note(place_of_configuration)
+    for path in configuration.places(os.environ):
+        _note(stats, path)
     configured = configuration.read(os.environ)
     policy = configuration.applied(policy, configured)
     shared = sharing.asked(shared_store, os.environ, configured.shared_store, opened.layout)
-    paths = [requirements] if isinstance(requirements, (str, os.PathLike)) else list(requirements)
+    paths = [requirements] if isinstance(requirements, (str, os.PathLike)) else requirements
     asked = given.take(
         [os.fspath(path) for path in paths],
         trusted=trusted,
@@ -133,55 +134,142 @@ def link(  # noqa: PLR0913 - all but the first by keyword
     )
     with gate.Audit(opened.layout, asked.identity, closed=policy.closed) as audit:
         gate.check(policy, asked.paths[0])
-        described = None if target is None else targets.read(os.fspath(target))
-        if described is not None:
+        described = None
+        if target is not None:
+            from vrfstore.requirements import targets  # noqa: PLC0415 - most interpreters are here
+
+            described = targets.read(os.fspath(target))
             python, compile_mode = os.path.abspath(os.fspath(target or "")), "off"
             options = options if described.base else replace(options, isolated=True)
         executable = probing.find(python) if described is None else described.executable
-        identity = (
-            options.identity
+        # What decides on the wheels; the rest of the options only says how they are linked.
+        deciding = (
+            LinkOptions(isolated=options.isolated).identity
             | policy.identity
             | gate.identity(configured=configured.install)
             | sharing.identity(shared)
         )
-        digests = asked.digests(executable, os.environ, identity)
-        clock = Clock()
-        compile_mode = compile_mode or _compile_mode(os.environ)
+        digests = asked.digests(executable, os.environ, options.identity | deciding)
+        recipes = asked.digests(executable, os.environ, recipe.IDENTITY | deciding)
+        making = Making(
+            store=opened,
+            python=python or "",
+            executable=executable,
+            options=options,
+            input_digest=digests[1],
+            recipe_digest=recipes[1],
+            compile_mode=compile_mode or _compile_mode(os.environ),
+            clock=Clock(),
+            watch=watch or nobody,
+            elsewhere=described is not None,
+        )
         place = None
         if into is not None:
             from vrfstore.linker.into import check_directory  # noqa: PLC0415 - 20 ms that most links do not pay
 
             place = check_directory(opened, os.fspath(into), force=force)
-        if not policy.again and compile_mode != "eager" and place is None and described is None:
-            found, kept = _look_up(opened, digests, keeping)
-            if found is not None:
-                try:
-                    return audit.served(_hit_result(opened, found, clock, kept))
-                except (StoreDamagedError, FileNotFoundError):
-                    # Its record is not what it was; the whole way links the next generation.
-                    if kept is not None:
-                        kept.release()
-        read = asked.read(note)
-        text, whole = digests
-        link_whole = Linking(
-            store=opened,
-            asked=read,
-            python=python or "",
-            executable=executable,
-            options=options,
+        call = _Call(
+            making=making,
+            asked=asked,
             policy=policy,
+            keeping=keeping,
+            digests=digests,
+            recipes=recipes,
+            stats=stats,
             place=place,
             force=force,
-            input_digest=text if text is not None and given.leads_nowhere(read) else whole,
-            stats=stats,
-            clock=clock,
-            budget=Budget(policy.caps),
-            compile_mode=compile_mode,
-            watch=watch or nobody,
             target=described,
             shared=shared,
         )
-        return audit.served(link_whole.run(keeping))
+        return audit.served(call.answer())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Call:
+    """One call, when all is known that it asks for; what is not said here, ``Making`` and ``Linking`` say.
+
+    Attributes:
+        making: What makes the environment in the end.
+        asked: The files.
+        policy: Where packages come from, and when they are looked for again.
+        keeping: What keeps the environment from gc after that.
+        digests: What the memo of the input may be called (``Given.digests``).
+        recipes: What its recipe may be called, in the same way.
+        stats: Of files that have a say; more come as they are read.
+        place: The directory of the caller's where it goes.
+        force: Replace what is in the way there.
+        target: The interpreter, if it is not here.
+        shared: The shared store.
+    """
+
+    making: Making
+    asked: Given
+    policy: Policy
+    keeping: Keeping
+    digests: tuple[str | None, str]
+    recipes: tuple[str | None, str]
+    stats: dict[str, str]
+    place: str | None
+    force: bool
+    target: Target | None
+    shared: str | None
+
+    def answer(self) -> LinkResult:
+        """Take the shortest way that leads there."""
+        if self.policy.again or self.place is not None or self.target is not None:
+            return self._whole(Budget(self.policy.caps))
+        found = None if self.making.compile_mode == "eager" else self._hit()
+        if found is not None:
+            return found
+        budget = Budget(self.policy.caps)
+        if not self.shared:
+            named = [
+                (memo, name) for memo, name in zip(self.digests, self.recipes, strict=True) if memo and name
+            ]
+            found = recipe.relink(self.making, named, budget, self.keeping)
+        return found or self._whole(budget)
+
+    def _hit(self) -> LinkResult | None:
+        store = self.making.store
+        found, kept = _look_up(store, self.digests, self.keeping)
+        if found is None:
+            return None
+        try:
+            return _hit_result(store, found, self.making.clock, kept)
+        except (StoreDamagedError, FileNotFoundError):
+            # Its record is not what it was; linking makes the next generation.
+            if kept is not None:
+                kept.release()
+            return None
+
+    def _whole(self, budget: Budget) -> LinkResult:
+        read = self.asked.read(lambda path: _note(self.stats, path))
+        making = self.making
+        text, recipe_of_text = self.digests[0], self.recipes[0]
+        if text is not None and recipe_of_text is not None and given.leads_nowhere(read):
+            making = replace(making, input_digest=text, recipe_digest=recipe_of_text)
+        if self.policy.again and self.policy.stale_ok:
+            # What is used because resolving has failed is not what the input comes to.
+            making = replace(making, recipe_digest="")
+        from vrfstore.runner.linking import Linking  # noqa: PLC0415 - 60 ms that shorter ways do not pay
+
+        whole = Linking(
+            making=making,
+            asked=read,
+            policy=self.policy,
+            place=self.place,
+            force=self.force,
+            stats=self.stats,
+            budget=budget,
+            target=self.target,
+            shared=self.shared,
+        )
+        return whole.run(self.keeping)
+
+
+def _note(stats: dict[str, str], path: str) -> None:
+    """Keep what tells whether a file that has a say is still the same; before it is read."""
+    stats[path] = fs.stat_token(path)
 
 
 def link_again(
@@ -209,21 +297,27 @@ def link_again(
         VrfstoreError, OSError: See ``link``.
     """
     policy = configuration.applied(Policy(), configuration.read(os.environ))
-    whole = Linking(
+    from vrfstore.runner.linking import Linking  # noqa: PLC0415 - as above
+
+    making = Making(
         store=store,
-        asked=asked,
         python=python,
         executable=executable,
         options=options,
+        input_digest="",
+        recipe_digest="",
+        compile_mode=_compile_mode(os.environ),
+        clock=Clock(),
+        watch=watch,
+    )
+    whole = Linking(
+        making=making,
+        asked=asked,
         policy=policy,
         place=place,
         force=False,
-        input_digest="",
         stats={},
-        clock=Clock(),
         budget=Budget(policy.caps),
-        compile_mode=_compile_mode(os.environ),
-        watch=watch,
         lenient=True,
     )
     return whole.run(Keeping())
@@ -272,7 +366,7 @@ def _hit_result(store: Store, found: hit.Hit, clock: Clock, kept: Lease | None) 
         status="hit",
         python=found.python,
         environment=store.layout.of("environments", found.directory),
-        lock=locks.lock_path(store.layout, found.lock),
+        lock=store.layout.lock(found.lock),
         packages=tuple(packages),
         downloaded=0,
         shared=found.size,

@@ -9,8 +9,8 @@ from vrfstore import fs
 from vrfstore import interpreter as probing
 from vrfstore.errors import RequirementsError, UsageError
 from vrfstore.model import LinkOptions, Lock, LockFile, Watcher, nobody
+from vrfstore.requirements import files, lockfile, targets
 from vrfstore.requirements import lock as locks
-from vrfstore.requirements import lockfile, parse, targets
 from vrfstore.requirements.budget import Budget
 from vrfstore.requirements.policy import Policy
 from vrfstore.runner import configuration, given
@@ -131,7 +131,7 @@ def _existing(output: str) -> str | None:
     if not os.path.isfile(output):
         return None
     try:
-        return parse.read(output, _LARGEST).decode()
+        return files.read(output, _LARGEST).decode()
     except UnicodeDecodeError as error:
         raise _no_lock(output) from error
 

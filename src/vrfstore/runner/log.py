@@ -17,7 +17,6 @@ from typing import Self
 
 from vrfstore.errors import UsageError, VrfstoreError
 from vrfstore.model import Event
-from vrfstore.requirements.urls import without_credentials
 from vrfstore.units import size_text
 
 __all__ = ["Log", "packages_text", "sentence"]
@@ -186,6 +185,8 @@ def _is_complaint(line: str) -> bool:
 def _harmless(url: re.Match[str]) -> str:
     """Return a URL without anything that may give access."""
     try:
+        from vrfstore.requirements.urls import without_credentials  # noqa: PLC0415 - for what has failed
+
         return without_credentials(url[0].partition("?")[0])
     except ValueError:  # it is none
         return "(a URL)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 
@@ -76,7 +75,7 @@ def _changed(path: str) -> float:
 
 
 def _name(text: str) -> str:
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
+    return codec.hexdigest(os.fsencode(text))[:32]
 
 
 def _read(path: str) -> tuple[Interpreter, dict[str, str]] | None:

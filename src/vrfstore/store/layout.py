@@ -143,6 +143,10 @@ class Layout:
         """The one before, which was put aside when it was large."""
         return f"{self.audit}.1"
 
+    def lock(self, digest: str) -> str:
+        """The lock of this digest."""
+        return f"{self.root}/locks/{digest}.toml"
+
     def record(self, environment: str) -> str:
         """The record of the environment with this directory name; its mtime is the last use."""
         return f"{self.root}/environments/{environment}/vrfstore.json"

@@ -1,8 +1,9 @@
 """Memos: what was found out once, so that it need not be found out again. Losing one costs only time.
 
 ``inputs/<digest>.json`` leads from a file's bytes, the options and the environment variables to an environment,
-as long as the stats that are written beside it still hold; ``requests/<digest>.json`` leads from a canonical
-request to its lock. A memo that cannot be read is one that is not there.
+as long as the stats that are written beside it still hold. ``requests/<digest>.json`` leads from a canonical
+request to its lock, or is a recipe: it leads from a file's bytes, and what else decides on the wheels, to these. A
+memo that cannot be read is one that is not there.
 """
 
 from __future__ import annotations
@@ -12,11 +13,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from vrfstore import codec, fs
+from vrfstore.model import Digest
 from vrfstore.store.layout import MEMO_SCHEMA, Layout
 from vrfstore.store.leases import Lease
 from vrfstore.values import dataclass
 
-__all__ = ["RequestMemo", "read_request", "replace", "write_input", "write_request"]
+__all__ = [
+    "Recipe",
+    "RequestMemo",
+    "read_recipe",
+    "read_request",
+    "replace",
+    "write_input",
+    "write_recipe",
+    "write_request",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +36,56 @@ class RequestMemo:
 
     lock: str
     resolved_at: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What an input comes to, however it is to be linked.
+
+    Attributes:
+        lock: The digest of the lock.
+        wheels: (digest, normalised name, version) of each of its wheels.
+        stats: For each path that had a say its ``fs.stat_token``.
+        warnings: What whoever asks should know, every time.
+        resolved_at: When that was found out, seconds since the epoch; 0 where nothing had to be.
+        until: When it is stale, in the same way; 0 for never.
+    """
+
+    lock: str
+    wheels: tuple[tuple[Digest, str, str], ...]
+    stats: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    resolved_at: int = 0
+    until: int = 0
+
+
+def read_recipe(layout: Layout, digest: str) -> Recipe | None:
+    """Return the recipe of an input, if there is one that can be read; whether it still counts is for the caller."""
+    value = _read(layout.of("requests", f"{digest}.json"))
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+        return Recipe(
+            lock=str(value["lock"]),
+            wheels=tuple((Digest(wheel), name, version) for wheel, name, version in value["wheels"]),
+            stats=dict(value["stats"]),
+            warnings=tuple(map(str, value["warnings"])),
+            resolved_at=int(value["resolved_at"]),
+            until=int(value["until"]),
+        )
+    return None
+
+
+def write_recipe(layout: Layout, lease: Lease, digest: str, recipe: Recipe) -> None:
+    """Put the recipe of an input in place of any older one."""
+    value = {
+        "schema": MEMO_SCHEMA,
+        "lock": recipe.lock,
+        "wheels": [list(wheel) for wheel in recipe.wheels],
+        "stats": dict(recipe.stats),
+        "warnings": list(recipe.warnings),
+        "resolved_at": recipe.resolved_at,
+        "until": recipe.until,
+    }
+    replace(layout, lease, layout.of("requests", f"{digest}.json"), codec.dumps(value))
 
 
 def read_request(layout: Layout, digest: str) -> RequestMemo | None:

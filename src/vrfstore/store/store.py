@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import itertools
 import os
 import re
@@ -229,6 +228,8 @@ class Store:
         Whatever goes wrong while they come, nothing is left behind.
         """
         temporary = self.layout.of("tmp", f"{lease.id}.{fs.unique_name()}")
+        import hashlib  # noqa: PLC0415 - OpenSSL, for what comes from outside
+
         sha256 = hashlib.sha256()
         try:
             with fs.NewFile(temporary) as file:
