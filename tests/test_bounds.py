@@ -172,19 +172,23 @@ def test_the_time_limits_of_lock_and_run_cover_waiting_too(
 def test_an_environment_whose_python_does_not_start_is_not_handed_out(
     command: Command, store: Store, requirements: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vrfstore import interpreter
     from vrfstore.errors import InterpreterError
+    from vrfstore.runner import making
 
     asked = []
 
-    def fail(executable: str, code: str, **options: object) -> None:
+    @contextmanager
+    def failing(executable: str, code: str, **options: object) -> Iterator[None]:
         asked.append((executable, options))
+        assert os.path.exists(executable)
+        yield
         raise InterpreterError(f"{executable} fails", kind="interpreter-broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(interpreter, "start", fail)
+        patch.setattr(making, "starting", failing)
         ended = command("link", requirements, "--json")
     assert (ended.code, ended.kind) == (22, "interpreter-broken")
     ((executable, options),) = asked
     assert executable.startswith(store.layout.of("environments"))
+    assert os.listdir(store.layout.of("environments")) == []
     assert options == {"site": False}

@@ -84,9 +84,9 @@ def test_what_is_expected_is_what_was_linked(
         )
     links: list[tuple[str, str]] = []
 
-    def noted(plan: EnvironmentPlan, root: str, staging: str) -> None:
+    def noted(plan: EnvironmentPlan, root: str, staging: str, begin: Callable[[], object] | None) -> None:
         links.extend(plan.links)
-        realise(plan, root, staging)
+        realise(plan, root, staging, begin)
 
     monkeypatch.setattr("vrfstore.linker.link.realise", noted)
     fs.remove_tree(str(environment))

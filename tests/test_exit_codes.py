@@ -285,12 +285,11 @@ cli.main()
 """
 
 _LATE = """
-import atexit, signal, sys
+import signal
 from vrfstore import cli
 from vrfstore.cli import render
 real = render.plain
 render.plain = lambda text: (real(text), signal.raise_signal({number}))
-atexit.register(signal.raise_signal, {number})
 cli.main()
 """
 

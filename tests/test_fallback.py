@@ -141,7 +141,7 @@ def test_where_nothing_starts_the_error_stands(
     def fail(python: str, *_: object, **__: object) -> None:
         raise InterpreterError(f"{python} does not start")
 
-    monkeypatch.setattr("vrfstore.runner.fallback.probing.start", fail)
+    monkeypatch.setattr("vrfstore.runner.fallback.start", fail)
     ended = command("link", requirements, "--json", "--fallback", "--no-install")
     assert (ended.code, ended.document["status"]) == (12, "error")
     assert fallback.find(None) is None

@@ -19,7 +19,7 @@ from support.crash import together
 from vrfstore import fs
 from vrfstore.gc import scan
 from vrfstore.model import Digest
-from vrfstore.store import leases
+from vrfstore.store import holds, leases
 from vrfstore.store.leases import Lease
 from vrfstore.store.store import Store
 
@@ -212,12 +212,8 @@ def test_a_gc_that_has_a_lease_in_the_making_flocked_only_delays_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = [False, False]
-    try_ = filelock.lock_descriptor
-    monkeypatch.setattr(
-        filelock,
-        "lock_descriptor",
-        lambda descriptor, *, blocking: answers.pop() if answers else try_(descriptor, blocking=blocking),
-    )
+    try_ = holds.locked
+    monkeypatch.setattr(leases, "locked", lambda descriptor: answers.pop() if answers else try_(descriptor))
     with leases.take(store.layout):
         assert answers == []
         assert alive(store) == [True]

@@ -56,7 +56,7 @@ def with_click(seen: list[Understood], arguments: Sequence[str]) -> Understood:
 def same(seen: list[Understood], *arguments: str) -> usual.Words:
     found = usual.parse(arguments, os.environ)
     assert found is not None, arguments
-    assert tuple(found) == with_click(seen, arguments), arguments
+    assert (found.requirements, found.store, found.options) == with_click(seen, arguments), arguments
     return found
 
 

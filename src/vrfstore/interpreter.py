@@ -1,4 +1,4 @@
-"""Asking a base Python what it is, or whether it starts: one short run, without its user site.
+"""Asking a base Python what it is: one short run, without its user site.
 
 May start a process; never writes. The answer is cached by ``store.interpreters``. The path of a hit comes through
 ``find``, so that what only a probe needs is imported there.
@@ -13,12 +13,11 @@ from vrfstore.errors import InterpreterError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Collection, Sequence
 
     from vrfstore.model import Interpreter
 
-__all__ = ["default_executable", "find", "probe", "start"]
+__all__ = ["default_executable", "find", "probe"]
 
 MINIMUM = (3, 9)
 """The oldest CPython that environments are linked for."""
@@ -165,7 +164,9 @@ def probe(executable: str) -> Interpreter:
     from vrfstore.model import Interpreter  # noqa: PLC0415
 
     # -I: neither the user's site nor PYTHON* variables nor the current directory have a say.
-    done = _run([executable, "-I", "-c", _PROBE], _TIMEOUT)
+    from vrfstore.starting import run  # noqa: PLC0415
+
+    done = run([executable, "-I", "-c", _PROBE], _TIMEOUT)
     if done.returncode != 0:
         raise InterpreterError(
             f"{executable} does not start a Python of version 3: {_complaint(done.stderr, done.returncode)}",
@@ -189,46 +190,6 @@ def probe(executable: str) -> Interpreter:
         ) from error
     _check(found)
     return found
-
-
-def start(executable: str, code: str, *, seconds: float = _TIMEOUT, site: bool = True) -> None:
-    """Run a few lines of Python once, to see that they can be run.
-
-    Args:
-        executable: The interpreter.
-        code: The lines.
-        seconds: How long that may take.
-        site: Whether it sees what is installed there. Files of that (``.pth``, ``sitecustomize``) are run then.
-
-    Raises:
-        InterpreterError: It does not start, they fail, or they take longer.
-    """
-    done = _run([executable, "-I", *([] if site else ["-S"]), "-B", "-c", code], seconds)
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").split("\n")
-        last = next(
-            (line.strip()[:200] for line in reversed(lines) if line.strip()), f"exit {done.returncode}"
-        )
-        raise InterpreterError(f"{executable} fails: {last}", kind="interpreter-broken")
-
-
-def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[bytes]:
-    """Run a program, and end it with all that it has started if it takes longer, or if we are ended.
-
-    Raises:
-        InterpreterError: It cannot be started, or takes longer.
-    """
-    import subprocess  # noqa: PLC0415
-
-    from vrfstore.sessions import session  # noqa: PLC0415
-
-    # In a session: what selects a Python may be a shell, which has it as a child.
-    try:
-        with session(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            stdout, stderr = process.communicate(timeout=seconds)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InterpreterError(f"{command[0]} does not start: {error}", kind="interpreter-broken") from error
-    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def _namespaces(directories: Sequence[str], loaded: Collection[str]) -> tuple[str, ...]:

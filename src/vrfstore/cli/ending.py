@@ -19,12 +19,12 @@ from vrfstore.requirements.budget import Budget, Caps
 if TYPE_CHECKING:
     from vrfstore.requirements.policy import Policy
 
-__all__ = ["TerminatedError", "answering", "deadline", "limited", "terminable"]
+__all__ = ["ENDING", "TerminatedError", "answering", "deadline", "limited", "terminable"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
-_ENDING = (*_SIGNALS, signal.SIGINT)
-"""With that for which Python has an exception itself."""
+ENDING = (*_SIGNALS, signal.SIGINT)
+"""Signals that end a command; for the last of these Python has an exception itself."""
 
 _GRACE = 0.25
 """Seconds that steps have which look at the clock themselves, and stop in better order."""
@@ -65,7 +65,7 @@ def terminable(*, lasting: bool = False) -> Iterator[None]:
         raise TerminatedError(number)
 
     # None is what was not set from Python, and what Python cannot set again.
-    before = {number: found for number in _ENDING if (found := signal.getsignal(number)) is not None}
+    before = {number: found for number in ENDING if (found := signal.getsignal(number)) is not None}
     for number in _SIGNALS:
         if before.get(number, signal.SIG_IGN) is not signal.SIG_IGN:
             signal.signal(number, end)
@@ -89,7 +89,7 @@ def answering() -> None:
     Outside of ``terminable`` signals are somebody else's.
     """
     if _under_way and threading.current_thread() is threading.main_thread():
-        for number in _ENDING:
+        for number in ENDING:
             if callable(signal.getsignal(number)):
                 signal.signal(number, _come_too_late)
 

@@ -10,11 +10,12 @@ import os
 import signal
 import sys
 from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 from vrfstore.cli import render, usual
-from vrfstore.cli.ending import TerminatedError, terminable
+from vrfstore.cli.ending import ENDING, TerminatedError, terminable
 
-__all__ = ["run"]
+__all__ = ["leave", "run"]
 
 
 def run(arguments: Sequence[str], mask: Collection[int] | None = None) -> int:
@@ -43,6 +44,20 @@ def run(arguments: Sequence[str], mask: Collection[int] | None = None) -> int:
         return 128 + signal.SIGINT
     except TerminatedError as ended:
         return 128 + ended.number
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, which is ours, at once.
+
+    The interpreter's own farewell takes 5 ms and would find nothing to do: every thread, file and process has ended
+    with its block. And a signal that came meanwhile would put its own code in the place of the one that was answered.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    for stream in (sys.stdout, sys.stderr):
+        # There may be none, or nobody who listens: what matters has been said.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _run(arguments: Sequence[str], *, as_json: bool, of_link: bool) -> int:

@@ -8,12 +8,15 @@ same understanding. The path of a hit (``cli.quick``) understands still less, an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from vrfstore.values import dataclass
 
 __all__ = ["Words", "parse"]
 
 
-class Words(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Words:
     """What ``linking.answer`` takes: files, the store, and everything else by name."""
 
     requirements: tuple[str, ...]

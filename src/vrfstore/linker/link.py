@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 
 from vrfstore import codec, fs
 from vrfstore.linker.composing import composed
@@ -44,7 +44,7 @@ def environment_key(
     return EnvironmentKey(codec.digest_of(value)[:32])
 
 
-def link(
+def link(  # noqa: PLR0913 - most by keyword
     store: Store,
     lease: Lease,
     plans: Sequence[EntryPlan],
@@ -54,6 +54,7 @@ def link(
     lock: str,
     merged: Merge | None = None,
     asked: str = "",
+    starting: Callable[[str], AbstractContextManager[None]] | None = None,
 ) -> tuple[EnvironmentRecord, bool]:
     """Make the managed environment of some entries, unless one stands that may be handed out.
 
@@ -67,6 +68,8 @@ def link(
         merged: As ``composing.composed`` gives it, for as long as this takes; by default that is asked here,
             for an environment as usual.
         asked: For the record: the interpreter in the words of whoever asked.
+        starting: Starts the environment's python, while the rest is linked, and fails at the end if that fails: then
+            there is no environment.
 
     Returns:
         Its record, and whether it was made now.
@@ -103,24 +106,28 @@ def link(
         )
         staging = layout.of("environments", f"{STAGING_PREFIX}{lease.id}.{fs.unique_name()}")
         try:
-            realise(plan, layout.root, staging)
-            if merged.options.materialize and store.durable:
-                fs.sync_filesystem(staging)
-            record = EnvironmentRecord(
-                directory=directory,
-                key=key,
-                asked=asked,
-                executable=interpreter.executable,
-                interpreter=interpreter.identity,
-                options=merged.options,
-                library=plan.library,
-                wheels=tuple(sorted((entry.reference for entry in plans), key=lambda found: found.name)),
-                composites=tuple(composite.reference for composite in merged.composites),
-                shared=frozenset(entry.reference.directory for entry in plans if entry.shared),
-                lock=lock,
-                own={path: records.own_token(f"{staging}/{path}") for path in plan.watched},
-            )
-            fs.write_file(f"{staging}/{ENVIRONMENT_RECORD}", records.record_to_json(record))
+            with ExitStack() as starts:
+                begin = None
+                if starting is not None:
+                    begin = functools.partial(_begin, starts, starting, f"{staging}/bin/python")
+                realise(plan, layout.root, staging, begin)
+                if merged.options.materialize and store.durable:
+                    fs.sync_filesystem(staging)
+                record = EnvironmentRecord(
+                    directory=directory,
+                    key=key,
+                    asked=asked,
+                    executable=interpreter.executable,
+                    interpreter=interpreter.identity,
+                    options=merged.options,
+                    library=plan.library,
+                    wheels=tuple(sorted((entry.reference for entry in plans), key=lambda found: found.name)),
+                    composites=tuple(composite.reference for composite in merged.composites),
+                    shared=frozenset(entry.reference.directory for entry in plans if entry.shared),
+                    lock=lock,
+                    own={path: records.own_token(f"{staging}/{path}") for path in plan.watched},
+                )
+                fs.write_file(f"{staging}/{ENVIRONMENT_RECORD}", records.record_to_json(record))
             fs.rename(staging, layout.of("environments", directory))
         except BaseException:
             fs.remove_tree(staging)
@@ -132,6 +139,12 @@ def link(
             check.relink(store, lease, record, trusted=True, wanted=lambda _: True)
             record = store.record(directory)
         return record, True
+
+
+def _begin(
+    starts: ExitStack, starting: Callable[[str], AbstractContextManager[None]], executable: str
+) -> None:
+    starts.enter_context(starting(executable))
 
 
 def _places(store: Store, plans: Sequence[EntryPlan | Composite]) -> list[int]:

@@ -147,11 +147,12 @@ def merge(plans: Sequence[EntryPlan], options: LinkOptions) -> Merge:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentPlan:
-    """What to do to make an environment; to be applied in the order of the fields.
+    """What to do to make an environment; directories come first, the rest in any order.
 
     Attributes:
         directories: Directories to make, parents first.
         links: (source, path): a further hard link to an inode of the store.
+        own_links: How many of these, the first ones, are of the interpreter and not of a wheel.
         copies: (source, path): a copy of a file of the store.
         files: (path, content): a fresh file.
         records: RECORDs that differ from the ready-made ones.
@@ -163,6 +164,7 @@ class EnvironmentPlan:
 
     directories: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
+    own_links: int
     copies: tuple[tuple[str, str], ...]
     files: tuple[tuple[str, bytes], ...]
     records: tuple[NewRecord, ...]
@@ -242,6 +244,7 @@ def plan_environment(
             *farm.links,
             *ready_records,
         ),
+        own_links=len(own_links),
         copies=tuple(farm.copies),
         files=tuple(fresh.items()),
         records=tuple(records),

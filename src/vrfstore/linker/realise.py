@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+from collections.abc import Callable
 
 from vrfstore import fs
 from vrfstore.linker.plan import EnvironmentPlan, NewRecord
@@ -12,8 +13,19 @@ from vrfstore.store.entry_plan import record_bytes
 __all__ = ["new_record", "realise"]
 
 
-def realise(plan: EnvironmentPlan, store_root: str, staging: str) -> None:
+def realise(
+    plan: EnvironmentPlan,
+    store_root: str,
+    staging: str,
+    when_it_has_a_python: Callable[[], object] | None = None,
+) -> None:
     """Make the environment at ``staging``, a path that is not there and whose parent is.
+
+    Args:
+        plan: The environment.
+        store_root: The store's absolute path.
+        staging: Where.
+        when_it_has_a_python: Called when its python can be started; there is much to do still.
 
     Raises:
         OSError: The disk is full, or an entry is gone.
@@ -21,15 +33,19 @@ def realise(plan: EnvironmentPlan, store_root: str, staging: str) -> None:
     fs.make_directory(staging)
     for path in plan.directories:
         fs.make_directory(f"{staging}/{path}")
-    for source, path in plan.links:
+    for path, content in plan.files:
+        fs.write_file(f"{staging}/{path}", content)
+    for source, path in plan.links[: plan.own_links]:
+        fs.hard_link(f"{store_root}/{source}", f"{staging}/{path}")
+    if when_it_has_a_python is not None:
+        when_it_has_a_python()
+    for source, path in plan.links[plan.own_links :]:
         fs.hard_link(f"{store_root}/{source}", f"{staging}/{path}")
     for source, path in plan.bytecode:
         with contextlib.suppress(FileNotFoundError):
             fs.hard_link(f"{store_root}/{source}", f"{staging}/{path}")
     for source, path in plan.copies:
         fs.copy_file(f"{store_root}/{source}", f"{staging}/{path}", follow=True)
-    for path, content in plan.files:
-        fs.write_file(f"{staging}/{path}", content)
     for record in plan.records:
         fs.write_file(f"{staging}/{record.path}", new_record(record, store_root, plan.headers))
 

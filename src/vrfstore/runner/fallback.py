@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vrfstore import interpreter as probing
 from vrfstore.errors import InterpreterError
+from vrfstore.starting import start
 from vrfstore.values import dataclass
 
 __all__ = ["Fallback", "find"]
@@ -42,12 +43,12 @@ def find(asked: str | None) -> Fallback | None:
     for candidate in dict.fromkeys((asked, None)):
         try:
             python = probing.find(candidate)
-            probing.start(python, "", seconds=_PATIENCE)
+            start(python, "", seconds=_PATIENCE)
         except InterpreterError as error:
             warnings.append(f"it cannot be fallen back on {candidate or 'the usual Python'}: {error}")
             continue
         try:
-            probing.start(python, _KERNEL, seconds=_PATIENCE)
+            start(python, _KERNEL, seconds=_PATIENCE)
         except InterpreterError as error:
             warnings.append(f"{python} cannot run a kernel: {error}; install ipykernel there")
         return Fallback(python, tuple(warnings))

@@ -11,11 +11,11 @@ need.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from vrfstore import fs
-from vrfstore import interpreter as probing
 from vrfstore.linker.composing import composed
 from vrfstore.linker.link import link as link_environment
 from vrfstore.linker.plan import Merge
@@ -33,6 +33,7 @@ from vrfstore.model import (
 from vrfstore.runner.clock import Clock
 from vrfstore.runner.keeping import Keeping
 from vrfstore.runner.result import LinkedPackage, LinkResult
+from vrfstore.starting import starting
 from vrfstore.store import memos
 from vrfstore.store.bytecode import is_compiled
 from vrfstore.store.leases import Lease
@@ -185,15 +186,24 @@ class Making:
             self.watch(Event(kind="linking", total=len(plans)))
             with self.clock.step("link"):
                 made = self._managed(ready, base, merged) if into is None else into(ready, merged)
-        if made.new and not self.elsewhere:
-            with self.clock.step("start"):
-                # Without site: nothing of a wheel is run while it is linked.
-                probing.start(f"{made.place}/bin/python", "", site=False)
+        if into is not None and made.new and not self.elsewhere:
+            with self._starting(f"{made.place}/bin/python"):
+                pass
         if missing and self.compile_mode == "background":
             from vrfstore.store.compiling import start_worker  # noqa: PLC0415 - once per wheel
 
             start_worker(self.store, base, directories, lease=working)
         return replace(made, compiled=compiled)
+
+    @contextmanager
+    def _starting(self, python: str) -> Iterator[None]:
+        """Start the new python once, and measure for how long it has to be waited for after the block."""
+        with ExitStack() as stack:
+            # Without site: nothing of a wheel is run while it is linked.
+            stack.enter_context(starting(python, "", site=False))
+            yield
+            with self.clock.step("start"):
+                stack.close()
 
     def _managed(self, ready: Ready, base: Interpreter, merged: Merge) -> Made:
         record, new = link_environment(
@@ -205,6 +215,7 @@ class Making:
             lock=ready.resolved.lock,
             merged=merged,
             asked=self.python,
+            starting=None if self.elsewhere else self._starting,
         )
         return Made(
             place=self.store.layout.of("environments", record.directory),
