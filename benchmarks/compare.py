@@ -98,8 +98,16 @@ def prepared(names: Iterable[str]) -> dict[str, Wheels]:
     return {name: Wheels(set=SETS[name], files=workloads.fetch(name, cache), added=added) for name in names}
 
 
-def run(name: str, effort: str, jobs: Sequence[Job], parent: Path) -> Run:
-    """Set up, measure in a new directory there, and return all that was found."""
+def run(name: str, effort: str, jobs: Sequence[Job], parent: Path, seconds: float | None) -> Run:
+    """Set up, measure in a new directory there, and return all that was found.
+
+    Args:
+        name: What the results are called.
+        effort: Which plan it is of.
+        jobs: What to measure.
+        parent: Where to work.
+        seconds: See ``measure``.
+    """
     say("setting up")
     box = toolbox.set_up(KEPT, say)
     wheels = prepared(dict.fromkeys(job.workload for job in jobs))
@@ -107,7 +115,7 @@ def run(name: str, effort: str, jobs: Sequence[Job], parent: Path) -> Run:
     with scratch_directory(parent) as scratch:
         stands_on = machine(scratch)
         began, clock = datetime.now(UTC), time.monotonic()
-        found, left_out = measure(jobs, wheels, box, scratch, seconds=seconds_for(effort))
+        found, left_out = measure(jobs, wheels, box, scratch, seconds=seconds)
     return Run(
         name=name,
         effort=effort,
@@ -174,11 +182,13 @@ def main() -> None:
         "--scratch", type=Path, default=ROOT, metavar="DIRECTORY", help="work there, on its file system"
     )
     parser.add_argument("--rounds", type=int, help="so many rounds, whatever is planned")
+    parser.add_argument("--minutes", type=float, help="begin no further scenario after so long")
     asked = parser.parse_args()
     # Ended in good order: a scratch directory may have gigabytes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     jobs = chosen(plan(asked.effort), asked)
-    found = run(asked.name or asked.effort, asked.effort, jobs, asked.scratch)
+    seconds = seconds_for(asked.effort) if asked.minutes is None else asked.minutes * 60
+    found = run(asked.name or asked.effort, asked.effort, jobs, asked.scratch, seconds)
     write(found, RESULTS)
     print((RESULTS / f"{found.name}.md").read_text())
 
