@@ -46,6 +46,7 @@ def snapshot(
     *,
     locks: str = "",
     requests: Mapping[str, tuple[str, float]] | None = None,
+    recipes: Mapping[str, tuple[str, float]] | None = None,
     inputs: Mapping[str, str] | None = None,
     kept: Mapping[str, tuple[str, ...]] | None = None,
     keep_before: Mapping[str, float] | None = None,
@@ -58,6 +59,7 @@ def snapshot(
         entries=dict.fromkeys(entries, OLD),
         locks=dict.fromkeys(locks, OLD),
         requests=requests or {},
+        recipes=recipes or {},
         inputs={name: (leads_to, NOW, 0.0) for name, leads_to in (inputs or {}).items()},
         kept=kept or {},
         keep_before=keep_before or {},
@@ -94,6 +96,23 @@ def test_a_used_environment_keeps_its_entries_its_lock_and_its_memos() -> None:
         {"E": environment("ab", lock="K")}, "ab", locks="K", requests={"q": ("K", OLD)}, inputs={"x": "E"}
     )
     assert removed(found) == NOTHING
+
+
+def test_a_recipe_stays_for_as_long_as_its_lock_is_needed_and_keeps_nothing() -> None:
+    found = snapshot(
+        {"E": environment("a", lock="K"), "F": environment("a", lock="L", used=OLD)},
+        "a",
+        locks="KLMN",
+        requests={"q": ("M", NOW - 400)},
+        recipes={"k": ("K", OLD), "l": ("L", NOW), "m": ("M", OLD), "n": ("N", NOW)},
+    )
+    assert removed(found) == replace(NOTHING, environments=("F",), requests=("l", "n"), locks=("L", "N"))
+
+
+def test_of_the_recipes_of_one_lock_the_newest_stay() -> None:
+    recipes = {f"{number:03}": ("K", NOW - number) for number in range(103)} | {"x": ("L", OLD)}
+    found = snapshot({name: environment("a", lock=name) for name in "KL"}, "a", locks="KL", recipes=recipes)
+    assert removed(found) == replace(NOTHING, requests=("100", "101", "102"))
 
 
 def test_an_unused_environment_goes_with_all_that_only_it_refers_to() -> None:

@@ -35,7 +35,7 @@ _WEEK = 7 * 86400.0
 """Seconds that an environment stays unused at most which is not handed out any more."""
 
 _MEMOS = 100
-"""How many input memos may lead to one environment; the newest stay."""
+"""How many input memos may lead to one environment, and recipes to one lock; the newest stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,7 @@ class Snapshot:
         entries: When each was published, by directory name.
         locks: When each was written, by digest.
         requests: (lock digest, when it was written) of each request memo, by its digest.
+        recipes: The same of each recipe. They keep nothing.
         inputs: (environment, when it was written, when it is stale or 0) of each input memo, by its digest.
         probes: When each was written, by its name, of those that nobody can use any more.
         kept: Why ``environments/<directory>``, ``entries/<directory>`` and ``locks/<digest>`` have to stay:
@@ -150,6 +151,7 @@ class Snapshot:
     locks: Mapping[str, float]
     requests: Mapping[str, tuple[str, float]]
     inputs: Mapping[str, tuple[str, float, float]]
+    recipes: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     probes: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[str, tuple[str, ...]]
     keep_before: Mapping[str, float] = field(default_factory=dict)
@@ -176,7 +178,7 @@ class Collection:
         environments: Directory names, least recently used first.
         entries: Directory names.
         inputs: Digests of input memos.
-        requests: Digests of request memos.
+        requests: Digests of request memos and of recipes.
         locks: Digests.
         probes: Names.
         reasons: For each environment that stays, by directory name: why.
@@ -332,7 +334,7 @@ class _Deciding:
             environments=tuple(self._gone),
             entries=tuple(sorted(self._entries)),
             inputs=tuple(sorted(_useless_inputs(snapshot, staying))),
-            requests=tuple(sorted(requests)),
+            requests=tuple(sorted({*requests, *_useless_recipes(snapshot, in_use)})),
             locks=tuple(sorted(locks)),
             probes=tuple(
                 sorted(
@@ -349,14 +351,33 @@ class _Deciding:
 def _useless_inputs(snapshot: Snapshot, staying: Iterable[str]) -> Iterator[str]:
     """Yield the input memos that lead nowhere, or nowhere any more, or that are too many."""
     there = set(staying)
-    useful: dict[str, list[tuple[float, str]]] = {}
+    useful = []
     for digest, (environment, written, until) in snapshot.inputs.items():
         if environment not in there or 0 < until < snapshot.began:
             yield digest
         else:
-            useful.setdefault(environment, []).append((written, digest))
-    for memos in useful.values():
-        yield from (digest for _, digest in sorted(memos)[:-_MEMOS])
+            useful.append((environment, written, digest))
+    yield from _too_many(useful)
+
+
+def _useless_recipes(snapshot: Snapshot, in_use: set[str | None]) -> Iterator[str]:
+    """Yield the recipes of locks that nothing else needs, and those that are too many."""
+    useful = []
+    for digest, (lock, written) in snapshot.recipes.items():
+        if lock not in in_use:
+            yield digest
+        else:
+            useful.append((lock, written, digest))
+    yield from _too_many(useful)
+
+
+def _too_many(memos: Iterable[tuple[str, float, str]]) -> Iterator[str]:
+    """Yield the digests of all memos but the newest of each thing; given are thing, time and digest."""
+    by_thing: dict[str, list[tuple[float, str]]] = {}
+    for thing, written, digest in memos:
+        by_thing.setdefault(thing, []).append((written, digest))
+    for found in by_thing.values():
+        yield from (digest for _, digest in sorted(found)[:-_MEMOS])
 
 
 def _why_environment_stays(

@@ -150,7 +150,7 @@ class View:
         """When each environment was made of which nobody can tell what it refers to."""
         self._by_key: dict[str, list[str]] = defaultdict(list)
         self._leased: set[str] = set()
-        self._requests: Mapping[str, tuple[str, float]] = {}
+        self._requests: Mapping[str, _Request] = {}
         # In this order: see above.
         self._protections = self._protect()
         self._in_use = dict(in_use())
@@ -224,6 +224,7 @@ class View:
             else state
             for name, state in self._environments.items()
         }
+        memos_of_requests = self._read_requests()
         return Snapshot(
             began=self.began,
             environments=environments,
@@ -233,7 +234,12 @@ class View:
                 for name, age in _times(layout, "locks")
                 if name.endswith(".toml") and not name.startswith(DEAD_PREFIX)
             },
-            requests=self._read_requests(),
+            requests={
+                name: (memo.lock, memo.written) for name, memo in memos_of_requests.items() if not memo.recipe
+            },
+            recipes={
+                name: (memo.lock, memo.written) for name, memo in memos_of_requests.items() if memo.recipe
+            },
             inputs=dict(_inputs(layout)),
             probes=dict(_probes(layout)),
             kept={name: tuple(dict.fromkeys(why)) for name, why in self._kept.items()},
@@ -268,12 +274,13 @@ class View:
     def _wanted_locks(self) -> frozenset[str | None]:
         """Return the digests of the locks that environments and memos of requests have by now."""
         linked = (state.lock for state in self._environments.values())
-        return frozenset((*linked, *(lock for lock, _ in self._read_requests().values())))
+        asked = (memo.lock for memo in self._read_requests().values() if not memo.recipe)
+        return frozenset((*linked, *asked))
 
-    def _read_requests(self) -> Mapping[str, tuple[str, float]]:
+    def _read_requests(self) -> Mapping[str, _Request]:
         """Return the memos of requests; those that are as they were are not read again."""
         # One that was written in the tick in which the scan began may have been written again in that same tick.
-        known = {digest: memo for digest, memo in self._requests.items() if memo[1] < self.began}
+        known = {digest: memo for digest, memo in self._requests.items() if memo.written < self.began}
         self._requests = dict(_requests(self._layout, known))
         return self._requests
 
@@ -535,18 +542,25 @@ def _times(layout: Layout, part: str, names: Iterable[str] | None = None) -> Ite
             continue
 
 
-def _requests(
-    layout: Layout, known: Mapping[str, tuple[str, float]]
-) -> Iterator[tuple[str, tuple[str, float]]]:
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A memo of a request, or a recipe: its lock, and when it was written."""
+
+    lock: str
+    written: float
+    recipe: bool
+
+
+def _requests(layout: Layout, known: Mapping[str, _Request]) -> Iterator[tuple[str, _Request]]:
     """Yield the memos of requests by their digests; one that was written when a known one was is that one."""
     for name, written in _times(layout, "requests"):
         digest = name.removesuffix(".json")
-        if digest in known and known[digest][1] == written:
+        if digest in known and known[digest].written == written:
             yield digest, known[digest]
             continue
         memo = _memo(layout, "requests", name)
         if memo is not None:
-            yield digest, (str(memo.get("lock")), written)
+            yield digest, _Request(str(memo.get("lock")), written, "wheels" in memo)
 
 
 def _inputs(layout: Layout) -> Iterator[tuple[str, tuple[str, float, float]]]:
