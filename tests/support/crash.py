@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import itertools
 import os
 import pickle
@@ -255,8 +256,14 @@ def together(*actions: Callable[[], T]) -> list[T]:
     return results
 
 
+_LOADED_LATE = ("datetime", "filelock", "hashlib", "json", "tomllib")
+"""What is imported when it is needed, and lies where the user without privileges may not be able to read."""
+
+
 def as_nobody(action: Callable[[], T]) -> T:
     """Run an action in a process of a user without privileges; root only."""
+    for name in _LOADED_LATE:
+        importlib.import_module(name)
 
     def unprivileged() -> T:
         os.setgroups([])
