@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -133,3 +135,13 @@ def test_a_text_is_a_text() -> None:
     assert codec.text("") == ""
     with pytest.raises(TypeError, match="5 stands where"):
         codec.text(5)
+
+
+@pytest.mark.parametrize("data", [b"{", b'{"a":1', b"[1,", b'"a', b"", b"tru", b'{"a" 1}'])
+def test_what_is_no_json_is_said_to_be_none_where_json_was_not_loaded(data: bytes) -> None:
+    code = (
+        "import sys\nfrom vrfstore import codec\nassert 'json' not in sys.modules\n"
+        f"try:\n    codec.loads({data!r})\nexcept ValueError:\n    print('no JSON')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "no JSON\n"

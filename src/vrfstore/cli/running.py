@@ -71,6 +71,8 @@ def _run(arguments: Sequence[str], *, as_json: bool, of_link: bool) -> int:
         return _parsed(arguments, as_json=as_json, of_link=of_link)
     except BrokenPipeError:
         return _broken_pipe()
+    except EOFError:  # as with click: who was asked has nothing to say
+        return render.ended(signal.SIGINT, as_json=as_json, of_link=of_link)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug must not look like a command's 1
         from vrfstore.cli.failures import as_error, is_bug  # noqa: PLC0415 - for failures only
 
