@@ -83,12 +83,14 @@ class Resolved:
         warnings: What whoever asked should know, every time.
         resolved_at: When that was found out, seconds since the epoch; 0 where nothing had to be.
         until: When it is stale, in the same way; 0 for never.
+        request: The digest of the request whose memo says so; empty where there is none.
     """
 
     lock: str
     warnings: tuple[str, ...] = ()
     resolved_at: int = 0
     until: int = 0
+    request: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,6 +244,7 @@ class Making:
                 warnings=resolved.warnings,
                 resolved_at=resolved.resolved_at,
                 until=resolved.until,
+                request=resolved.request,
             )
             memos.write_recipe(layout, ready.working, self.recipe_digest, recipe)
         # Warnings have to be said every time, which the shortest way does not.
