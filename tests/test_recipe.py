@@ -446,3 +446,11 @@ def test_what_was_resolved_again_for_an_environment_elsewhere_counts_here_too(
     newer = vrfstore.link(requirements, store=store, into=tmp_path / "own", policy=Policy(upgrade=True))
     take_away(first)
     assert vrfstore.link(requirements, store=store).lock == newer.lock
+
+
+def test_a_file_that_asks_for_nothing_is_called_by_its_own_name(store: Store, tmp_path: Path) -> None:
+    for name in ("a.vrf", "b.vrf"):
+        path = tmp_path / name
+        path.write_text("# nothing\n")
+        (warning,) = vrfstore.link(path, store=store).warnings
+        assert warning.startswith(str(path))
