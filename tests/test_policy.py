@@ -192,6 +192,15 @@ def test_a_generation_that_is_not_handed_out_any_more_goes_after_a_week(unused: 
     assert removed(found, Policy(max_age=30 * day, grace=day)).environments == (() if stays else ("E",))
 
 
+def test_of_the_recipes_that_come_to_one_lock_the_newest_hundred_stay() -> None:
+    many = {f"q{number:03}": ("K", OLD + number) for number in range(102)}
+    found = snapshot(
+        {"E": environment("", lock="K")}, locks="K", requests={**many, "r": ("K", OLD - 1), "s": ("L", NOW)}
+    )
+    assert removed(found).requests == ()
+    assert removed(replace(found, recipes=frozenset({*many, "s"}))).requests == ("q000", "q001")
+
+
 def test_of_the_memos_that_lead_to_one_environment_the_newest_hundred_stay() -> None:
     found = replace(
         snapshot({"E": environment("")}), inputs={f"{n:03}": ("E", float(n), 0.0) for n in range(103)}

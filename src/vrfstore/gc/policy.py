@@ -35,7 +35,7 @@ _WEEK = 7 * 86400.0
 """Seconds that an environment stays unused at most which is not handed out any more."""
 
 _MEMOS = 100
-"""How many input memos may lead to one environment; the newest stay."""
+"""How many input memos may lead to one environment, and recipes to one lock; the newest stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,7 @@ class Snapshot:
         entries: When each was published, by directory name.
         locks: When each was written, by digest.
         requests: (lock digest, when it was written) of each request memo, by its digest.
+        recipes: Digests of those of them that are recipes.
         inputs: (environment, when it was written, when it is stale or 0) of each input memo, by its digest.
         probes: When each was written, by its name, of those that nobody can use any more.
         kept: Why ``environments/<directory>``, ``entries/<directory>`` and ``locks/<digest>`` have to stay:
@@ -149,6 +150,7 @@ class Snapshot:
     entries: Mapping[str, float]
     locks: Mapping[str, float]
     requests: Mapping[str, tuple[str, float]]
+    recipes: frozenset[str] = frozenset()
     inputs: Mapping[str, tuple[str, float, float]]
     probes: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[str, tuple[str, ...]]
@@ -319,6 +321,7 @@ class _Deciding:
             for digest, (lock, written) in snapshot.requests.items()
             if lock not in linked and written + policy.max_age < snapshot.began
         }
+        requests.update(_excess_recipes(snapshot))
         in_use = linked | {lock for digest, (lock, _) in snapshot.requests.items() if digest not in requests}
         unread = max((state.made for state in staying.values() if not state.readable), default=None)
         locks = (
@@ -344,6 +347,16 @@ class _Deciding:
             reasons=self._reasons,
             enough=self._enough,
         )
+
+
+def _excess_recipes(snapshot: Snapshot) -> Iterator[str]:
+    """Yield the recipes that are too many: there is one for each way to write down what comes to the same."""
+    leading: dict[str, list[tuple[float, str]]] = {}
+    for digest in snapshot.recipes:
+        lock, written = snapshot.requests[digest]
+        leading.setdefault(lock, []).append((written, digest))
+    for recipes in leading.values():
+        yield from (digest for _, digest in sorted(recipes)[:-_MEMOS])
 
 
 def _useless_inputs(snapshot: Snapshot, staying: Iterable[str]) -> Iterator[str]:

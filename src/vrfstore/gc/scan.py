@@ -150,7 +150,7 @@ class View:
         """When each environment was made of which nobody can tell what it refers to."""
         self._by_key: dict[str, list[str]] = defaultdict(list)
         self._leased: set[str] = set()
-        self._requests: Mapping[str, tuple[str, float]] = {}
+        self._requests: Mapping[str, tuple[str, float, bool]] = {}
         # In this order: see above.
         self._protections = self._protect()
         self._in_use = dict(in_use())
@@ -224,6 +224,7 @@ class View:
             else state
             for name, state in self._environments.items()
         }
+        requests = self._read_requests()
         return Snapshot(
             began=self.began,
             environments=environments,
@@ -233,7 +234,8 @@ class View:
                 for name, age in _times(layout, "locks")
                 if name.endswith(".toml") and not name.startswith(DEAD_PREFIX)
             },
-            requests=self._read_requests(),
+            requests={digest: (lock, written) for digest, (lock, written, _) in requests.items()},
+            recipes=frozenset(digest for digest, (_, _, recipe) in requests.items() if recipe),
             inputs=dict(_inputs(layout)),
             probes=dict(_probes(layout)),
             kept={name: tuple(dict.fromkeys(why)) for name, why in self._kept.items()},
@@ -268,9 +270,9 @@ class View:
     def _wanted_locks(self) -> frozenset[str | None]:
         """Return the digests of the locks that environments and memos of requests have by now."""
         linked = (state.lock for state in self._environments.values())
-        return frozenset((*linked, *(lock for lock, _ in self._read_requests().values())))
+        return frozenset((*linked, *(lock for lock, _, _ in self._read_requests().values())))
 
-    def _read_requests(self) -> Mapping[str, tuple[str, float]]:
+    def _read_requests(self) -> Mapping[str, tuple[str, float, bool]]:
         """Return the memos of requests; those that are as they were are not read again."""
         # One that was written in the tick in which the scan began may have been written again in that same tick.
         known = {digest: memo for digest, memo in self._requests.items() if memo[1] < self.began}
@@ -536,9 +538,12 @@ def _times(layout: Layout, part: str, names: Iterable[str] | None = None) -> Ite
 
 
 def _requests(
-    layout: Layout, known: Mapping[str, tuple[str, float]]
-) -> Iterator[tuple[str, tuple[str, float]]]:
-    """Yield the memos of requests by their digests; one that was written when a known one was is that one."""
+    layout: Layout, known: Mapping[str, tuple[str, float, bool]]
+) -> Iterator[tuple[str, tuple[str, float, bool]]]:
+    """Yield the memos of requests by their digests: lock, when it was written, and whether it is a recipe.
+
+    One that was written when a known one was is that one.
+    """
     for name, written in _times(layout, "requests"):
         digest = name.removesuffix(".json")
         if digest in known and known[digest][1] == written:
@@ -546,7 +551,7 @@ def _requests(
             continue
         memo = _memo(layout, "requests", name)
         if memo is not None:
-            yield digest, (str(memo.get("lock")), written)
+            yield digest, (str(memo.get("lock")), written, "wheels" in memo)
 
 
 def _inputs(layout: Layout) -> Iterator[tuple[str, tuple[str, float, float]]]:
