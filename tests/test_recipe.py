@@ -384,6 +384,29 @@ def test_it_goes_with_its_lock(orchard: Index, store: Store, requirements: Path,
     assert os.listdir(store.layout.of("requests")) == os.listdir(store.layout.of("locks")) == []
 
 
+def test_where_each_document_is_written_otherwise_there_are_not_ever_more(
+    orchard: Index, store: Store, requirements: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vrfstore.gc.policy._MEMOS", 2)
+    for number in range(4):
+        requirements.write_text(f"apple  # of document {number}\n")
+        result = vrfstore.link(requirements, store=store)
+    assert len(recipes(store)) == 4
+    request = set(os.listdir(store.layout.of("requests"))) - {path.name for path in recipes(store)}
+    assert command("gc").code == 0
+    assert len(recipes(store)) == 2
+    assert request < set(os.listdir(store.layout.of("requests")))
+    assert vrfstore.link(requirements, store=store).environment == result.environment
+
+
+def test_over_a_shared_store_there_are_none(
+    orchard: Index, store: Store, requirements: Path, tmp_path: Path
+) -> None:
+    shared = Store.open(tmp_path / "shared")
+    vrfstore.link(requirements, store=store, shared_store=shared.root)
+    assert recipes(store) == []
+
+
 def test_killed_anywhere_the_next_makes_it_good(
     orchard: Index, store: Store, requirements: Path, shortly: Linked
 ) -> None:

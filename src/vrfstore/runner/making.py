@@ -232,7 +232,7 @@ class Making:
         if any(fs.stat_token(path) != token for path, token in stats.items()):
             return
         layout, resolved = self.store.layout, ready.resolved
-        if self.recipe_digest and not ready.borrowed.plans and not ready.borrowed.warnings:
+        if self.recipe_digest:
             wheels = tuple(
                 (entry.reference.digest, entry.reference.name, entry.reference.version)
                 for entry in ready.plans
