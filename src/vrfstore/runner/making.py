@@ -247,8 +247,10 @@ class Making:
                 request=resolved.request,
             )
             memos.write_recipe(layout, ready.working, self.recipe_digest, recipe)
-        # Warnings have to be said every time, which the shortest way does not.
+        # Warnings have to be said every time, which the shortest way does not. Nor may it lead on to what came of this
+        # before it was resolved again.
         if resolved.warnings or ready.borrowed.warnings:
+            fs.remove_file(layout.of("inputs", f"{self.input_digest}.json"))
             return
         root = layout.of("environments", record.directory)
         memos.write_input(
