@@ -299,6 +299,20 @@ def test_whatever_in_the_base_finds_another_version_than_it_needs_is_named_every
     assert ended.err.count("house 3.1 of the base needs") == 1
 
 
+def test_what_is_resolved_again_counts_even_if_there_is_something_to_say_of_it_now(
+    index: Index, asked: Asked, command: Command, tmp_path: Path, resolver: str
+) -> None:
+    index.add(PEARS[1])
+    house = WheelSpec(name="house", version="3.1", requires=["pear<2"])
+    python = base_with(tmp_path / "base", PEARS[0], house)
+    path = asked("pear>=1.2")
+    assert link(command, path, python, resolver) == ({"pear": "1.5"}, [])
+    index.add(PEARS[2])
+    upgraded = link(command, path, python, resolver, "--upgrade")
+    assert (upgraded[0], len(upgraded[1])) == ({"pear": "2.0"}, 1)
+    assert link(command, path, python, resolver) == upgraded
+
+
 def test_what_is_shadowed_together_with_what_needs_it_is_not_named(
     orchard: Index, asked: Asked, command: Command, tmp_path: Path, resolver: str
 ) -> None:

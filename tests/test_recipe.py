@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from vrfstore.model import LinkOptions
 from vrfstore.requirements.budget import Caps
 from vrfstore.requirements.policy import Policy
 from vrfstore.runner.link import LinkResult
+from vrfstore.store import interpreters
 from vrfstore.store.store import Store
 
 APPLE = WheelSpec(name="apple", requires=["pear>=1"], files={"apple.py": "import pear\n"})
@@ -178,6 +180,17 @@ def give_it_odd_wheels(store: Store, _: LinkResult) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"wheels": [["x"]]}))
 
 
+def empty_the_lock(store: Store, result: LinkResult) -> None:
+    Path(result.lock).write_bytes(b"")
+
+
+def take_the_memo_of_the_request(store: Store, _: LinkResult) -> None:
+    kept = recipes(store)
+    for path in Path(store.layout.of("requests")).iterdir():
+        if path not in kept:
+            path.unlink()
+
+
 def change_the_base(store: Store, _: LinkResult) -> None:
     for path in recipes(store):
         recipe = json.loads(path.read_text())
@@ -187,7 +200,16 @@ def change_the_base(store: Store, _: LinkResult) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [lose_an_entry, lose_the_lock, tear_the_recipe, make_it_stale, give_it_odd_wheels, change_the_base],
+    [
+        lose_an_entry,
+        lose_the_lock,
+        empty_the_lock,
+        take_the_memo_of_the_request,
+        tear_the_recipe,
+        make_it_stale,
+        give_it_odd_wheels,
+        change_the_base,
+    ],
 )
 def test_where_something_is_missing_or_looks_odd_the_whole_way_is_taken(
     orchard: Index,
@@ -204,6 +226,56 @@ def test_where_something_is_missing_or_looks_odd_the_whole_way_is_taken(
     assert vrfstore.link(requirements, store=store).environment == first.environment
     take_away(first)
     assert shortly(requirements, store=store).environment == first.environment
+
+
+ODD: dict[str, list[object]] = {
+    "lock": [5, None, "a\0b", [], "\ud800"],
+    "wheels": [
+        [[1, 2, 3]],
+        [["a", None, "1"]],
+        [["a", "b\0", "1"]],
+        {"abc": 1},
+        "abc",
+        7,
+        [["a", "b", ["1"]]],
+    ],
+    "stats": [[], 3, {"a\0b": "-"}, {"/": None}, {"\ud800": "-"}, ["ab"]],
+    "warnings": [1, [1], [[]], None],
+    "resolved_at": [1e400, "1", None, [], 1.5],
+    "until": [1e400, -1e400, "x", {}, 0.5],
+    "request": [None, 3, [], "\0"],
+    "schema": [None, 0, "2", []],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in ODD.items() for value in values], ids=repr
+)
+def test_a_recipe_that_says_what_none_would_is_none(
+    orchard: Index, store: Store, requirements: Path, shortly: Linked, name: str, value: object
+) -> None:
+    take_away(vrfstore.link(requirements, store=store))
+    for path in recipes(store):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}).replace("Infinity", "1e400"))
+    assert goes_the_whole_way(shortly, requirements, store=store)
+
+
+def test_a_base_that_changes_while_a_recipe_is_followed_does_not_get_into_a_memo(
+    orchard: Index,
+    store: Store,
+    requirements: Path,
+    shortly: Linked,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take_away(vrfstore.link(requirements, store=store))
+    known = interpreters.known
+
+    def changed_meanwhile(*arguments: Any) -> Any:
+        base, probed = known(*arguments)
+        return base, probed and {path: f"{token}0" for path, token in probed.items()}
+
+    monkeypatch.setattr(interpreters, "known", changed_meanwhile)
+    assert goes_the_whole_way(shortly, requirements, store=store)
 
 
 def test_a_configuration_of_pip_that_changed_is_noticed(
@@ -312,6 +384,29 @@ def test_it_goes_with_its_lock(orchard: Index, store: Store, requirements: Path,
     assert os.listdir(store.layout.of("requests")) == os.listdir(store.layout.of("locks")) == []
 
 
+def test_where_each_document_is_written_otherwise_there_are_not_ever_more(
+    orchard: Index, store: Store, requirements: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vrfstore.gc.policy._MEMOS", 2)
+    for number in range(4):
+        requirements.write_text(f"apple  # of document {number}\n")
+        result = vrfstore.link(requirements, store=store)
+    assert len(recipes(store)) == 4
+    request = set(os.listdir(store.layout.of("requests"))) - {path.name for path in recipes(store)}
+    assert command("gc").code == 0
+    assert len(recipes(store)) == 2
+    assert request < set(os.listdir(store.layout.of("requests")))
+    assert vrfstore.link(requirements, store=store).environment == result.environment
+
+
+def test_over_a_shared_store_there_are_none(
+    orchard: Index, store: Store, requirements: Path, tmp_path: Path
+) -> None:
+    shared = Store.open(tmp_path / "shared")
+    vrfstore.link(requirements, store=store, shared_store=shared.root)
+    assert recipes(store) == []
+
+
 def test_killed_anywhere_the_next_makes_it_good(
     orchard: Index, store: Store, requirements: Path, shortly: Linked
 ) -> None:
@@ -354,3 +449,31 @@ def test_an_index_that_is_down_does_not_matter(
     requirements.write_text("apple\npear\n")
     with pytest.raises(PackageIndexError):
         vrfstore.link(requirements, store=store)
+
+
+def test_what_was_resolved_again_counts_even_if_it_might_have_failed(
+    orchard: Index, store: Store, requirements: Path
+) -> None:
+    vrfstore.link(requirements, store=store)
+    orchard.add(replace(PEAR, version="2.0"))
+    newer = vrfstore.link(requirements, store=store, policy=Policy(upgrade=True, stale_ok=True))
+    take_away(newer)
+    assert vrfstore.link(requirements, store=store).environment == newer.environment
+
+
+def test_what_was_resolved_again_for_an_environment_elsewhere_counts_here_too(
+    orchard: Index, store: Store, requirements: Path, tmp_path: Path
+) -> None:
+    first = vrfstore.link(requirements, store=store)
+    orchard.add(replace(PEAR, version="2.0"))
+    newer = vrfstore.link(requirements, store=store, into=tmp_path / "own", policy=Policy(upgrade=True))
+    take_away(first)
+    assert vrfstore.link(requirements, store=store).lock == newer.lock
+
+
+def test_a_file_that_asks_for_nothing_is_called_by_its_own_name(store: Store, tmp_path: Path) -> None:
+    for name in ("a.vrf", "b.vrf"):
+        path = tmp_path / name
+        path.write_text("# nothing\n")
+        (warning,) = vrfstore.link(path, store=store).warnings
+        assert warning.startswith(str(path))

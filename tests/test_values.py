@@ -129,6 +129,26 @@ def test_a_value_that_comes_from_another_process_needs_no_first_one_here() -> No
     assert done.stdout == b"Point(x=1, y=())\n"
 
 
+def test_two_threads_that_make_the_first_instance_together_each_have_one() -> None:
+    @values.dataclass(frozen=True, slots=True)
+    class First:
+        size: int
+
+    # What a thread has looked up already when another one makes the first instance.
+    begun = First.__init__
+    First(1)
+    late = object.__new__(First)
+    begun(late, 2)
+    assert late == First(2)
+
+
+def test_a_copy_with_changes_is_made_by_copy_too() -> None:
+    changed: Any = Point(1)
+    assert changed.__replace__(x=5) == Point(5)
+    if sys.version_info >= (3, 13):
+        assert copy.replace(changed, x=5) == Point(5)
+
+
 def test_what_is_not_understood_is_refused() -> None:
     with pytest.raises(TypeError, match="slots"):
         values.dataclass(slots=False)

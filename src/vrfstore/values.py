@@ -93,6 +93,7 @@ else:
                 "__value_key__": attrgetter(*compared) if compared else type,
                 "__getstate__": _state,
                 "__setstate__": _set_state,
+                "__replace__": replace,
             }
             members = {"__init__": _first_init, "__repr__": _repr} | members
             if "__eq__" not in members:
@@ -119,9 +120,12 @@ else:
 
     def _first_init(self, *arguments, **values):
         """Write the method of the class whose turn it is, and call it."""
-        owner = next(each for each in type(self).__mro__ if each.__dict__.get("__init__") is _first_init)
-        owner.__init__ = _written_init(owner)
-        owner.__init__(self, *arguments, **values)
+        # Not the class that has this method: another thread may have put the written one in its place meanwhile.
+        owner = next(each for each in type(self).__mro__ if "__value_fields__" in each.__dict__)
+        written = owner.__dict__["__init__"]
+        if written is _first_init:
+            written = owner.__init__ = _written_init(owner)
+        written(self, *arguments, **values)
 
     def _written_init(owner):
         parameters, lines, known = ["self"], [], {"_none": _NONE}

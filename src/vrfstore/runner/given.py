@@ -134,8 +134,11 @@ def take(
 
 
 def leads_nowhere(asked: Requirements) -> bool:
-    """Whether requirements name packages of an index only, so that they mean the same wherever their file lies."""
-    return not (
+    """Whether requirements name packages of an index only, so that they mean the same wherever their file lies.
+
+    Where they name none, that is something to say of this file, by its name.
+    """
+    return bool(asked.items) and not (
         asked.constraints
         or asked.locks
         or asked.files

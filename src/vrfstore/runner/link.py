@@ -248,8 +248,9 @@ class _Call:
         text, recipe_of_text = self.digests[0], self.recipes[0]
         if text is not None and recipe_of_text is not None and given.leads_nowhere(read):
             making = replace(making, input_digest=text, recipe_digest=recipe_of_text)
-        if self.policy.again and self.policy.stale_ok:
-            # What is used because resolving has failed is not what the input comes to.
+        if self.shared or (self.policy.again and self.policy.stale_ok):
+            # What a shared store lends may have changed until then. And what is used because resolving has failed is
+            # not what the input comes to.
             making = replace(making, recipe_digest="")
         from vrfstore.runner.linking import Linking  # noqa: PLC0415 - 60 ms that shorter ways do not pay
 

@@ -250,6 +250,7 @@ class Linking:
             warnings=locked.warnings,
             resolved_at=locked.resolved_at,
             until=locked.until,
+            request=locked.request,
         )
         return Ready(
             resolved=resolved,

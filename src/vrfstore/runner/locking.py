@@ -43,6 +43,7 @@ class Locked:
         warnings: What whoever asked should know, every time.
         resolved_at: When that was found out, seconds since the epoch.
         until: When it is stale, in the same way; 0 for never.
+        request: The digest of the request whose memo says so; empty where there is none.
     """
 
     lock: Lock
@@ -50,6 +51,7 @@ class Locked:
     warnings: tuple[str, ...] = ()
     resolved_at: int = 0
     until: int = 0
+    request: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,7 +220,11 @@ class Locker:
         self.budget.packages(len(lock.wheels))
         return self._said(
             Locked(
-                lock=lock, digest=memo.lock, resolved_at=memo.resolved_at, until=self._until(memo.resolved_at)
+                lock=lock,
+                digest=memo.lock,
+                resolved_at=memo.resolved_at,
+                until=self._until(memo.resolved_at),
+                request=digest,
             )
         )
 
@@ -244,7 +250,7 @@ class Locker:
             locks.write(self.store.layout, keeping, lock)
             memos.write_request(self.store.layout, keeping, digest, memo)
         self.watch(Event(kind="resolved", total=len(lock.wheels)))
-        return found
+        return replace(found, request=digest)
 
     def _kept(self, lock: Lock, warnings: tuple[str, ...] = (), resolved_at: int = 0) -> Locked:
         found = Locked(

@@ -83,12 +83,14 @@ class Resolved:
         warnings: What whoever asked should know, every time.
         resolved_at: When that was found out, seconds since the epoch; 0 where nothing had to be.
         until: When it is stale, in the same way; 0 for never.
+        request: The digest of the request whose memo says so; empty where there is none.
     """
 
     lock: str
     warnings: tuple[str, ...] = ()
     resolved_at: int = 0
     until: int = 0
+    request: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,7 +232,7 @@ class Making:
         if any(fs.stat_token(path) != token for path, token in stats.items()):
             return
         layout, resolved = self.store.layout, ready.resolved
-        if self.recipe_digest and not ready.borrowed.plans and not ready.borrowed.warnings:
+        if self.recipe_digest:
             wheels = tuple(
                 (entry.reference.digest, entry.reference.name, entry.reference.version)
                 for entry in ready.plans
@@ -242,10 +244,13 @@ class Making:
                 warnings=resolved.warnings,
                 resolved_at=resolved.resolved_at,
                 until=resolved.until,
+                request=resolved.request,
             )
             memos.write_recipe(layout, ready.working, self.recipe_digest, recipe)
-        # Warnings have to be said every time, which the shortest way does not.
+        # Warnings have to be said every time, which the shortest way does not. Nor may it lead on to what came of this
+        # before it was resolved again.
         if resolved.warnings or ready.borrowed.warnings:
+            fs.remove_file(layout.of("inputs", f"{self.input_digest}.json"))
             return
         root = layout.of("environments", record.directory)
         memos.write_input(

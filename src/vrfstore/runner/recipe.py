@@ -6,18 +6,19 @@
                                             see runner.making
 
 A recipe says what an input came to: the wheels, whatever environment is made of them. So an environment that a gc has
-taken, or that is to be linked in another way, costs neither the parsing of files nor a look at a lock, and what does
-that is not even loaded. It counts under the conditions of a hit (``runner.hit``): the bytes of the files and the stats
-of all that had a say are as they were. Whatever is missing or looks odd is left to the whole way.
+taken, or that is to be linked in another way, costs no parsing of files and locks, and what does that is not even
+loaded. It counts under the conditions of a hit (``runner.hit``): the bytes of the files and the stats of all that had
+a say are as they were. And the memo of its request still says the same. Whatever is missing or looks odd is left to
+the whole way.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from collections.abc import Sequence
 
-from vrfstore import fs
+from vrfstore import codec, fs
 from vrfstore.linker.link import environment_key
 from vrfstore.linker.plan import settled
 from vrfstore.requirements.budget import Budget
@@ -25,7 +26,8 @@ from vrfstore.runner.keeping import Keeping
 from vrfstore.runner.making import Making, Ready, Resolved
 from vrfstore.runner.result import LinkResult
 from vrfstore.store import condemned, interpreters, leases, memos
-from vrfstore.store.memos import Recipe
+from vrfstore.store.layout import Layout
+from vrfstore.store.memos import Recipe, RequestMemo
 from vrfstore.values import replace
 
 __all__ = ["IDENTITY", "relink"]
@@ -53,16 +55,21 @@ def relink(
     """
     for memo, digest in digests:
         recipe = memos.read_recipe(making.store.layout, digest)
-        if recipe is not None and _counts(recipe):
+        if recipe is not None and _counts(making.store.layout, recipe):
             budget.packages(len(recipe.wheels))
             # It stays as it is.
             return _follow(replace(making, input_digest=memo, recipe_digest=""), recipe, budget, keeping)
     return None
 
 
-def _counts(recipe: Recipe) -> bool:
+def _counts(layout: Layout, recipe: Recipe) -> bool:
     if 0 < recipe.until <= time.time():
         return False
+    if recipe.request:
+        # It may have been resolved again for another file, for an environment elsewhere, or for a lock.
+        known = memos.read_request(layout, recipe.request)
+        if known != RequestMemo(lock=recipe.lock, resolved_at=recipe.resolved_at):
+            return False
     return all(fs.stat_token(path) == token for path, token in recipe.stats.items())
 
 
@@ -73,13 +80,14 @@ def _follow(making: Making, recipe: Recipe, budget: Budget, keeping: Keeping) ->
     with store.session() as session:
         with making.clock.step("probe"):
             base, probed = interpreters.known(layout, session, making.executable)
-        if probed is None:
+        # What has changed since we looked whether the recipe counts must not get into a memo as if it had led here.
+        if probed is None or not probed.items() <= recipe.stats.items():
             return None
         key = environment_key(digests, base, options)
         with leases.take(layout, environment=key, digests=digests, lock=recipe.lock) as working:
             # The lease has been taken; whatever is there after this stays as long as the lease.
             condemned.wait_until_clear(layout, {f"locks/{recipe.lock}"})
-            if not os.path.exists(layout.lock(recipe.lock)):
+            if not _is_whole(layout, recipe.lock):
                 return None
             store.await_entries(recipe.wheels)
             plans = [plan for wheel in recipe.wheels if (plan := store.entry(*wheel)) is not None]
@@ -93,4 +101,11 @@ def _follow(making: Making, recipe: Recipe, budget: Budget, keeping: Keeping) ->
                 until=recipe.until,
             )
             ready = Ready(resolved=resolved, options=options, key=key, working=working, plans=plans)
-            return making.finish(ready, base, {**recipe.stats, **probed}, keeping)
+            return making.finish(ready, base, recipe.stats, keeping)
+
+
+def _is_whole(layout: Layout, lock: str) -> bool:
+    """Whether a lock is there, as its name says: after a power cut it may be empty, and healing needs it."""
+    with contextlib.suppress(OSError):
+        return codec.hexdigest(fs.read_file(layout.lock(lock))) == lock
+    return False

@@ -9,6 +9,7 @@ memo that cannot be read is one that is not there.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,8 @@ class Recipe:
         warnings: What whoever asks should know, every time.
         resolved_at: When that was found out, seconds since the epoch; 0 where nothing had to be.
         until: When it is stale, in the same way; 0 for never.
+        request: The digest of the request whose memo led there: what others have resolved again since has to count.
+            Empty where none did.
     """
 
     lock: str
@@ -57,20 +60,35 @@ class Recipe:
     warnings: tuple[str, ...] = ()
     resolved_at: int = 0
     until: int = 0
+    request: str = ""
 
 
 def read_recipe(layout: Layout, digest: str) -> Recipe | None:
     """Return the recipe of an input, if there is one that can be read; whether it still counts is for the caller."""
     value = _read(layout.of("requests", f"{digest}.json"))
-    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-        return Recipe(
-            lock=str(value["lock"]),
-            wheels=tuple((Digest(wheel), name, version) for wheel, name, version in value["wheels"]),
-            stats=dict(value["stats"]),
-            warnings=tuple(map(str, value["warnings"])),
-            resolved_at=int(value["resolved_at"]),
-            until=int(value["until"]),
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        wheels = tuple((Digest(wheel), name, version) for wheel, name, version in value["wheels"])
+        stats, warnings = dict(value["stats"]), tuple(value["warnings"])
+        lock, request = value["lock"], value["request"]
+        resolved_at, until = value["resolved_at"], value["until"]
+        words = (
+            lock,
+            request,
+            *stats,
+            *stats.values(),
+            *warnings,
+            *(word for wheel in wheels for word in wheel),
         )
+        if all(map(_is_word, words)) and isinstance(resolved_at, int) and isinstance(until, int):
+            return Recipe(
+                lock=lock,
+                wheels=wheels,
+                stats=stats,
+                warnings=warnings,
+                resolved_at=resolved_at,
+                until=until,
+                request=request,
+            )
     return None
 
 
@@ -84,6 +102,7 @@ def write_recipe(layout: Layout, lease: Lease, digest: str, recipe: Recipe) -> N
         "warnings": list(recipe.warnings),
         "resolved_at": recipe.resolved_at,
         "until": recipe.until,
+        "request": recipe.request,
     }
     replace(layout, lease, layout.of("requests", f"{digest}.json"), codec.dumps(value))
 
@@ -91,8 +110,9 @@ def write_recipe(layout: Layout, lease: Lease, digest: str, recipe: Recipe) -> N
 def read_request(layout: Layout, digest: str) -> RequestMemo | None:
     """Return the memo of a request, if there is one that can be read."""
     value = _read(layout.of("requests", f"{digest}.json"))
-    with contextlib.suppress(KeyError, TypeError):
-        return RequestMemo(lock=value["lock"], resolved_at=value["resolved_at"])
+    lock, resolved_at = value.get("lock"), value.get("resolved_at")
+    if isinstance(lock, str) and _is_word(lock) and isinstance(resolved_at, int):
+        return RequestMemo(lock=lock, resolved_at=resolved_at)
     return None
 
 
@@ -155,3 +175,10 @@ def _read(path: str) -> Mapping[str, Any]:
         if isinstance(value, dict) and value.get("schema") == MEMO_SCHEMA:
             return value
     return {}
+
+
+def _is_word(value: object) -> bool:
+    """Whether something that was read is a text that may be part of a path."""
+    with contextlib.suppress(UnicodeEncodeError):
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    return False
