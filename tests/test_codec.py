@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +113,24 @@ def test_numbers_that_json_has_not_are_refused(way: str, value: object) -> None:
 def test_what_is_no_json_is_refused(way: str, data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         codec.loads(data)
+
+
+def test_a_torn_text_is_no_json_even_if_nobody_has_loaded_json() -> None:
+    code = """
+import sys
+from vrfstore import codec
+text = codec.dumps({"a": [1, "\\u00e9", {}], "b": None, "c": 1.5})
+for end in range(len(text) - 1):
+    for name in ("json", "json.decoder", "json.scanner", "json.encoder"):
+        sys.modules.pop(name, None)
+    try:
+        codec.loads(text[:end])
+    except ValueError:
+        continue
+    print(text[:end])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_the_form_is_fixed_for_ever(way: str) -> None:
