@@ -211,6 +211,22 @@ def test_a_python_that_fails_in_an_environment_that_never_was_is_called_by_a_pat
     assert ended.document["error"]["message"] == f"{sys.executable}, linked into an environment, fails: boom"
 
 
+def test_a_step_inside_of_another_one_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vrfstore.runner import clock
+
+    moments = iter([0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 127.0, 255.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(moments))
+    measured = clock.Clock(began=0.0)
+    with measured.step("link"):
+        with measured.step("start"):
+            pass
+        with measured.step("start"):
+            pass
+    with measured.step("link"):
+        pass
+    assert measured.finish() == {"start": 2.0 + 8.0, "link": 31.0 - 10.0 + 64.0, "total": 255.0}
+
+
 def test_a_python_that_hangs_is_ended_and_said_to_hang() -> None:
     from vrfstore import starting
     from vrfstore.errors import InterpreterError
