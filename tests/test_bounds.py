@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -191,4 +192,47 @@ def test_an_environment_whose_python_does_not_start_is_not_handed_out(
     ((executable, options),) = asked
     assert executable.startswith(store.layout.of("environments"))
     assert os.listdir(store.layout.of("environments")) == []
-    assert options == {"site": False}
+    assert options["site"] is False
+
+
+def test_a_python_that_fails_in_an_environment_that_never_was_is_called_by_a_path_that_there_is(
+    command: Command, requirements: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vrfstore import starting
+    from vrfstore.runner import making
+
+    monkeypatch.setattr(
+        making,
+        "starting",
+        lambda executable, _, **options: starting.starting(executable, "raise SystemExit('boom')", **options),
+    )
+    ended = command("link", requirements, "--json", "--python", sys.executable)
+    assert (ended.code, ended.kind) == (22, "interpreter-broken")
+    assert ended.document["error"]["message"] == f"{sys.executable}, linked into an environment, fails: boom"
+
+
+def test_a_step_inside_of_another_one_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vrfstore.runner import clock
+
+    moments = iter([0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 127.0, 255.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(moments))
+    measured = clock.Clock(began=0.0)
+    with measured.step("link"):
+        with measured.step("start"):
+            pass
+        with measured.step("start"):
+            pass
+    with measured.step("link"):
+        pass
+    assert measured.finish() == {"start": 2.0 + 8.0, "link": 31.0 - 10.0 + 64.0, "total": 255.0}
+
+
+def test_a_python_that_hangs_is_ended_and_said_to_hang() -> None:
+    from vrfstore import starting
+    from vrfstore.errors import InterpreterError
+
+    with (
+        pytest.raises(InterpreterError, match=r"^mine does not start: nothing came of it within 0\.5 s$"),
+        starting.starting(sys.executable, "import time; time.sleep(60)", seconds=0.5, called="mine"),
+    ):
+        pass

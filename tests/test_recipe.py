@@ -439,6 +439,21 @@ def test_only_what_is_needed_is_loaded(orchard: Index, store: Store, requirement
     assert done.stdout == "linked\n[]\n"
 
 
+@pytest.mark.parametrize("part", ["inputs", "requests", "interpreters", "environments"])
+def test_whatever_is_torn_is_found_out_anew_where_next_to_nothing_is_loaded(
+    orchard: Index, store: Store, requirements: Path, part: str
+) -> None:
+    vrfstore.link(requirements, store=store)
+    for path in Path(store.layout.of(part)).glob("**/*.json"):
+        if not path.is_symlink():
+            path.write_bytes(b'{"schema":2,"stats":{"/":1')
+    command = [sys.executable, "-m", "vrfstore", "--store", store.root, "link", str(requirements)]
+    for words in ([*command, "--prompt", "x"], command):
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{store.root}/environments/")
+
+
 def test_an_index_that_is_down_does_not_matter(
     orchard: Index, store: Store, requirements: Path, shortly: Linked
 ) -> None:

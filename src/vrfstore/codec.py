@@ -76,8 +76,8 @@ def loads(data: bytes) -> Any:
         if accelerator is not None:
             try:
                 value, end = accelerator.make_scanner(_ScannerSettings)(text, 0)
+            # The second one is what Python 3.11 has for most errors as long as nobody has imported json.decoder.
             except (StopIteration, SystemError):
-                # The scanner raises what json defines, and has nothing to raise as long as that is not imported.
                 end = -1
             if end == len(text):
                 return value

@@ -34,10 +34,24 @@ def start(executable: str, code: str, *, seconds: float = TIMEOUT, site: bool = 
 
 
 @contextlib.contextmanager
-def starting(executable: str, code: str, *, seconds: float = TIMEOUT, site: bool = True) -> Iterator[None]:
-    """Do as ``start``, beside what is done in the block; at its end the interpreter is waited for."""
+def starting(
+    executable: str, code: str, *, seconds: float = TIMEOUT, site: bool = True, called: str = ""
+) -> Iterator[None]:
+    """Do as ``start``, beside what is done in the block; at its end the interpreter is waited for.
+
+    Args:
+        executable: The interpreter.
+        code: The lines.
+        seconds: How long that may take.
+        site: Whether it sees what is installed there.
+        called: What an error calls it, where its path will be gone by then.
+
+    Raises:
+        InterpreterError: See ``start``.
+    """
+    called = called or executable
     command = [executable, "-I", *([] if site else ["-S"]), "-B", "-c", code]
-    with _running(command, seconds) as await_end:
+    with _running(command, seconds, called) as await_end:
         yield
         done = await_end()
     if done.returncode != 0:
@@ -45,7 +59,7 @@ def starting(executable: str, code: str, *, seconds: float = TIMEOUT, site: bool
         last = next(
             (line.strip()[:200] for line in reversed(lines) if line.strip()), f"exit {done.returncode}"
         )
-        raise InterpreterError(f"{executable} fails: {last}", kind="interpreter-broken")
+        raise InterpreterError(f"{called} fails: {last}", kind="interpreter-broken")
 
 
 def run(command: Sequence[str], seconds: float = TIMEOUT) -> Done:
@@ -54,16 +68,16 @@ def run(command: Sequence[str], seconds: float = TIMEOUT) -> Done:
     Raises:
         InterpreterError: It cannot be started, or takes longer.
     """
-    with _running(command, seconds) as await_end:
+    with _running(command, seconds, command[0]) as await_end:
         return await_end()
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], seconds: float) -> Iterator[Callable[[], Done]]:
+def _running(command: Sequence[str], seconds: float, called: str) -> Iterator[Callable[[], Done]]:
     """Run a program, and give what waits for it; see ``run``."""
 
-    def fault(error: Exception) -> InterpreterError:
-        return InterpreterError(f"{command[0]} does not start: {error}", kind="interpreter-broken")
+    def fault(reason: object) -> InterpreterError:
+        return InterpreterError(f"{called} does not start: {reason}", kind="interpreter-broken")
 
     with contextlib.ExitStack() as stack:
         # In a session: what selects a Python may be a shell, which has it as a child.
@@ -75,7 +89,9 @@ def _running(command: Sequence[str], seconds: float) -> Iterator[Callable[[], Do
         def await_end() -> Done:
             try:
                 stdout, stderr = process.communicate(timeout=seconds)
-            except (OSError, subprocess.TimeoutExpired) as error:
+            except subprocess.TimeoutExpired as error:
+                raise fault(f"nothing came of it within {seconds:g} s") from error
+            except OSError as error:
                 raise fault(error) from error
             return Done(command, process.returncode, stdout, stderr)
 

@@ -13,19 +13,27 @@ __all__ = ["Clock"]
 
 @dataclass(slots=True)
 class Clock:
-    """Measures steps, in seconds; a step that comes again adds to what it took before."""
+    """Measures steps, in seconds; a step that comes again adds to what it took before.
+
+    What a step takes inside of another one is not the other's, so that all together are not more than there was.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
+    inside: float = 0.0
+    """What steps have taken so far inside of the one that is under way."""
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Measure what is done inside."""
         began = time.perf_counter()
+        before, self.inside = self.inside, 0.0
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            took = time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + took - self.inside
+            self.inside = before + took
 
     def finish(self) -> dict[str, float]:
         """Return the seconds of each step, and ``total``."""

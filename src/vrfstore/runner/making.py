@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from vrfstore import fs
@@ -198,11 +199,11 @@ class Making:
         return replace(made, compiled=compiled)
 
     @contextmanager
-    def _starting(self, python: str) -> Iterator[None]:
+    def _starting(self, python: str, called: str = "") -> Iterator[None]:
         """Start the new python once, and measure for how long it has to be waited for after the block."""
         with ExitStack() as stack:
             # Without site: nothing of a wheel is run while it is linked.
-            stack.enter_context(starting(python, "", site=False))
+            stack.enter_context(starting(python, "", site=False, called=called))
             yield
             with self.clock.step("start"):
                 stack.close()
@@ -217,7 +218,10 @@ class Making:
             lock=ready.resolved.lock,
             merged=merged,
             asked=self.python,
-            starting=None if self.elsewhere else self._starting,
+            # Where it is started nothing is left if that fails.
+            starting=None
+            if self.elsewhere
+            else partial(self._starting, called=f"{self.executable}, linked into an environment,"),
         )
         return Made(
             place=self.store.layout.of("environments", record.directory),
