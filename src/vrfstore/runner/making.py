@@ -190,7 +190,7 @@ class Making:
                 # Without site: nothing of a wheel is run while it is linked.
                 probing.start(f"{made.place}/bin/python", "", site=False)
         if missing and self.compile_mode == "background":
-            from vrfstore.store.compiling import start_worker  # noqa: PLC0415 - once per wheel
+            from vrfstore.store.compile_worker import start_worker  # noqa: PLC0415 - once per wheel
 
             start_worker(self.store, base, directories, lease=working)
         return replace(made, compiled=compiled)
