@@ -27,7 +27,7 @@ from vrfstore.errors import InterpreterError, StoreDamagedError
 from vrfstore.gc import runtime, sweep
 from vrfstore.gc.policy import Policy
 from vrfstore.model import Event, Interpreter
-from vrfstore.store import compile_worker, compilers, compiling
+from vrfstore.store import bytecode_parts, compile_worker, compilers, compiling
 from vrfstore.store.bytecode import (
     BytecodeRecord,
     CompiledFile,
@@ -544,8 +544,8 @@ def test_what_is_raised_is_what_went_wrong_and_not_what_it_stopped(
 ) -> None:
     first, second = add("a", {"a.py": "# the larger one, which is asked first"}), add("b", {"b.py": ""})
 
-    def attempt(_: object, task: compiling._Task, __: object) -> bool:
-        if task.directory == first:
+    def attempt(_: object, entry: bytecode_parts.Compilation, __: object) -> bool:
+        if entry.directory == first:
             raise compilers.StoppedError
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

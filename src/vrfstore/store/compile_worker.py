@@ -137,7 +137,13 @@ def serve(job: int) -> None:
     try:
         with store.session() as lease:
             compile_entries(
-                store, interpreter, value["directories"], lease=lease, watch=lambda _: None, report=_log
+                store,
+                interpreter,
+                value["directories"],
+                lease=lease,
+                watch=lambda _: None,
+                report=_log,
+                in_waves=True,
             )
     except (OSError, InterpreterError) as error:
         _print(f"error: {error}")
