@@ -7,6 +7,7 @@ import hashlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -268,7 +269,8 @@ def test_what_is_published_can_be_imported_before_there_is_a_record(
 
     def stop(name: str, path: str) -> None:
         if name == "rename" and any(path.endswith(each) for each in second):
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread, which goes no step further; to the process, some other thread might be the first.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
     def work() -> None:
         fs.on_effect = stop

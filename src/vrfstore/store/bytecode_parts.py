@@ -16,6 +16,7 @@ import contextlib
 import os
 import stat
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from vrfstore import codec, fs
@@ -60,6 +61,7 @@ class Compilation:
         directory: Its directory name.
         sizes: Bytes of each module, by its path relative to the entry.
         token: Of its manifest; what tells it from another entry that gets the same name later.
+        parts: What is to be compiled next, part after part, where that is not all at once.
         turn: Whoever works at it has this, so that its parts come one after the other.
         over: Its result is known.
         last: It waits until all other entries have had their turn.
@@ -70,6 +72,7 @@ class Compilation:
         self.directory = directory
         self.sizes = sizes
         self.token = token
+        self.parts: deque[Sequence[str]] = deque()
         self.turn = threading.Lock()
         self.over = False
         self.last = False

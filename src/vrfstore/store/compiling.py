@@ -224,11 +224,10 @@ class _Run:
         modules = {entry.directory: entry.sizes for entry in entries}
         futures: list[Future[bool]] = []
         for wave in first_needed.waves(modules, self._source):
-            futures += [
-                threads.submit(self._attempt, entry, compilers, wave[entry.directory])
-                for entry in entries
-                if entry.directory in wave
-            ]
+            for entry in entries:
+                if entry.directory in wave:
+                    entry.parts.append(wave[entry.directory])
+                    futures.append(threads.submit(self._attempt, entry, compilers, all_of_it=False))
         self._await(futures)
         return [entry for entry in entries if not entry.over]
 
@@ -258,13 +257,15 @@ class _Run:
             raise stopped
         return results
 
-    def _attempt(self, entry: Compilation, compilers: Compilers, part: Sequence[str] | None = None) -> bool:
-        """Compile a part of an entry, or all that is left of it, unless somebody else is at it.
+    def _attempt(self, entry: Compilation, compilers: Compilers, *, all_of_it: bool = True) -> bool:
+        """Compile all that is left of an entry, or its next part, unless somebody else is at it.
 
         Returns:
             Whether the entry's result is known.
         """
         with entry.turn:
+            # Threads do not get their turn in the order in which they have asked for it; parts have to keep theirs.
+            part = None if all_of_it else entry.parts.popleft()
             if entry.over or (part is not None and entry.last):
                 return entry.over
             try:
