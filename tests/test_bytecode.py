@@ -27,7 +27,7 @@ from vrfstore.errors import InterpreterError, StoreDamagedError
 from vrfstore.gc import runtime, sweep
 from vrfstore.gc.policy import Policy
 from vrfstore.model import Event, Interpreter
-from vrfstore.store import compiling
+from vrfstore.store import bytecode_parts, compile_worker, compilers, compiling
 from vrfstore.store.bytecode import (
     BytecodeRecord,
     CompiledFile,
@@ -38,7 +38,8 @@ from vrfstore.store.bytecode import (
     record_path,
     sources,
 )
-from vrfstore.store.compiling import CompiledEntry, compile_entries, remove_record, start_worker
+from vrfstore.store.compile_worker import start_worker
+from vrfstore.store.compiling import CompiledEntry, compile_entries, remove_record
 from vrfstore.store.holds import hold, shard
 from vrfstore.store.store import Store
 
@@ -345,7 +346,7 @@ def test_a_module_that_does_not_compile_is_noted_and_stops_nobody(
 def test_a_module_that_is_too_large_or_has_too_long_a_name_is_noted(
     store: Store, add: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiling, "_LARGEST", 1 << 20)
+    monkeypatch.setattr(compilers, "LARGEST", 1 << 20)
     long = "m" * 245
     directory = add(files={"large.py": "#" * (1 << 20) + "\n", f"{long}.py": "", "good.py": ""})
     result = one(store, directory)
@@ -392,7 +393,7 @@ def test_an_interpreter_that_dies_of_a_module_goes_on_with_the_next(
 def test_a_module_that_takes_for_ever_is_given_up(
     store: Store, add: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiling, "_PATIENCE", 0.2)
+    monkeypatch.setattr(compilers, "_PATIENCE", 0.2)
     by = wrapper(tmp_path / "python", "    while 'endless' in name: pass")
     directory = add(files={"endless.py": "", "good.py": ""})
     assert one(store, directory, by).failed == (("site-packages/endless.py", "compiling it takes too long"),)
@@ -543,9 +544,9 @@ def test_what_is_raised_is_what_went_wrong_and_not_what_it_stopped(
 ) -> None:
     first, second = add("a", {"a.py": "# the larger one, which is asked first"}), add("b", {"b.py": ""})
 
-    def attempt(_: object, task: compiling._Task, __: object) -> bool:
-        if task.directory == first:
-            raise compiling._StoppedError
+    def attempt(_: object, entry: bytecode_parts.Compilation, __: object) -> bool:
+        if entry.directory == first:
+            raise compilers.StoppedError
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(compiling._Run, "_attempt", attempt)
@@ -737,7 +738,7 @@ def test_a_worker_outlives_its_parent_and_gives_way_to_everybody(
     script = (
         "import os, sys, time\n"
         "from vrfstore import interpreter\n"
-        "from vrfstore.store.compiling import start_worker\n"
+        "from vrfstore.store.compile_worker import start_worker\n"
         "from vrfstore.store.store import Store\n"
         "store = Store.open(sys.argv[1], durable=False)\n"
         "with store.session() as lease:\n"
@@ -816,8 +817,8 @@ def test_serving_in_a_process_of_our_own(store: Store, add: Callable[..., str], 
             "log": str(log),
         }
         with store.session() as lease:
-            job = compiling._hand_over(store.layout, lease, codec.dumps(value))
-        compiling.serve(job)
+            job = compile_worker._hand_over(store.layout, lease, codec.dumps(value))
+        compile_worker.serve(job)
         os.dup2(monitor, 1)
         return os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), log.exists()
 

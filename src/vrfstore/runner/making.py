@@ -193,7 +193,7 @@ class Making:
             with self._starting(f"{made.place}/bin/python"):
                 pass
         if missing and self.compile_mode == "background":
-            from vrfstore.store.compiling import start_worker  # noqa: PLC0415 - once per wheel
+            from vrfstore.store.compile_worker import start_worker  # noqa: PLC0415 - once per wheel
 
             start_worker(self.store, base, directories, lease=working)
         return replace(made, compiled=compiled)
