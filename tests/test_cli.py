@@ -570,3 +570,16 @@ def test_colour_only_on_a_terminal_and_never_with_no_color(
     monkeypatch.setenv("NO_COLOR", "1")
     run(["link", "absent.vrf"])
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_shell_gets_words_to_complete(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {
+        "_VRFSTORE_COMPLETE": "bash_complete",
+        "COMP_WORDS": "vrfstore li",
+        "COMP_CWORD": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert run([]) == 0
+    assert capsys.readouterr().out.split() == ["plain,link", "plain,list"]

@@ -101,9 +101,9 @@ def _parsed(arguments: Sequence[str], *, as_json: bool, of_link: bool) -> int:
         return render.ended(signal.SIGINT, as_json=as_json, of_link=of_link)
     except click.ClickException as error:
         return render.usage(error, as_json=as_json, of_link=of_link)
-    except SystemExit:
-        # The one thing that click still ends by itself in this mode, with 1: EPIPE on stdout.
-        return _broken_pipe()
+    except SystemExit as leaving:
+        # What click still ends by itself in this mode: a shell's request for words, and with 1 EPIPE on stdout.
+        return _broken_pipe() if leaving.code == 1 else 0
     return code if isinstance(code, int) else 0
 
 
