@@ -420,6 +420,18 @@ def test_a_member_that_is_exchanged_meanwhile_does_not_get_into_it(
     assert verify(store).findings == ()
 
 
+def test_one_that_no_environment_has_files_of_is_made_anew_after_its_member(
+    store: Store, wheels: Wheels
+) -> None:
+    record = linked(store, *wheels)
+    fs.remove_tree(str(environment_of(store, record)))
+    member, root = entry(store, wheels[0]), composite(store, record)
+    spoil(member / MODULE)
+    assert b"evil" in (root / MODULE).read_bytes()
+    mended(store, member.name)
+    assert b"good" in (root / MODULE).read_bytes()
+
+
 # Bytecode.
 
 

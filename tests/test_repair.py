@@ -915,10 +915,10 @@ def test_what_is_put_in_place_is_on_the_disk_before(
 
 
 def test_shared_inodes_are_those_with_further_links(store: Store, entry: Path, wheel: Path) -> None:
-    assert repair.shared_inodes(store, entry.name) == frozenset()
+    assert repair.inodes(store, entry.name, least_links=2) == frozenset()
     record = make_environment(store, wheel)
     found = (site_of(store, record) / "single.py").stat()
-    assert f"{found.st_dev}:{found.st_ino}" in repair.shared_inodes(store, entry.name)
-    assert repair.shared_inodes(store, "not-there") == frozenset()
+    assert f"{found.st_dev}:{found.st_ino}" in repair.inodes(store, entry.name, least_links=2)
+    assert repair.inodes(store, "not-there", least_links=2) == frozenset()
     assert base().executable
     assert record.lock == LOCK

@@ -215,8 +215,9 @@ class Mending:
                 plan = self.store.plan(directory, even_marked=True)
             except (FileNotFoundError, StoreDamagedError):  # collected, or has its own turn
                 return
-            shared = repair.shared_inodes(self.store, directory)
-            if unfinished.sound is not None and shared.isdisjoint(unfinished.inodes):
+            # All of them: what it shared with the damaged member alone has no further link any more.
+            found = repair.inodes(self.store, directory)
+            if unfinished.sound is not None and found.isdisjoint(unfinished.inodes):
                 return
             with contextlib.suppress(StoreDamagedError, FileNotFoundError):
                 self._make_anew(plan.reference, plan.members)

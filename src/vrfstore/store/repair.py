@@ -28,13 +28,13 @@ from vrfstore.values import dataclass
 __all__ = [
     "Pending",
     "finish",
+    "inodes",
     "make_readable",
     "mark",
     "mend_in_place",
     "pending",
     "read",
     "remove",
-    "shared_inodes",
     "swap",
     "took_place",
 ]
@@ -89,8 +89,8 @@ def read(store: Store, directory: str) -> Pending | None:
         return Pending(directory=directory)
 
 
-def shared_inodes(store: Store, directory: str) -> frozenset[str]:
-    """Return ``device:inode`` of the files of an entry that have further links."""
+def inodes(store: Store, directory: str, *, least_links: int = 1) -> frozenset[str]:
+    """Return ``device:inode`` of the files of an entry that have at least so many links."""
     found = set()
     waiting = [store.layout.of("entries", directory)]
     while waiting:
@@ -103,7 +103,7 @@ def shared_inodes(store: Store, directory: str) -> frozenset[str]:
                 status = child.stat(follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
                     waiting.append(child.path)
-                elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                elif stat.S_ISREG(status.st_mode) and status.st_nlink >= least_links:
                     found.add(f"{status.st_dev}:{status.st_ino}")
     return frozenset(found)
 
@@ -127,7 +127,7 @@ def swap(store: Store, lease: Lease, staging: str, directory: str, environments:
         repair = Pending(
             directory=directory,
             environments=environments,
-            inodes=shared_inodes(store, directory),
+            inodes=inodes(store, directory, least_links=2),
             sound=os.lstat(staging).st_ino,
         )
         _swap(store, lease, staging, repair)
