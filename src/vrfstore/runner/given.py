@@ -28,6 +28,7 @@ class Given:
     Attributes:
         paths: The files, in the order given.
         contents: Their bytes.
+        identity: The absolute path and the SHA-256 of each.
         trusted: Whether they may say where code comes from; None for what their names say.
         extras: The extras that are wanted of projects and locks.
         groups: The dependency groups that are wanted of them.
@@ -37,6 +38,7 @@ class Given:
 
     paths: tuple[str, ...]
     contents: Mapping[str, bytes]
+    identity: tuple[tuple[str, str], ...]
     trusted: bool | None = None
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
@@ -48,11 +50,6 @@ class Given:
         """Whether this is one requirements text and nothing else."""
         alone = len(self.paths) == 1 and not self.extras and not self.groups and not self.script
         return alone and files.kind_of(self.paths[0], self.service) == "text"
-
-    @property
-    def identity(self) -> tuple[tuple[str, str], ...]:
-        """The absolute path and the SHA-256 of each file."""
-        return tuple((os.path.abspath(path), codec.hexdigest(self.contents[path])) for path in self.paths)
 
     def read(self, before_reading: Callable[[str], object]) -> Requirements:
         """Return what is asked for.
@@ -122,9 +119,11 @@ def take(
     Raises:
         RequirementsError: One cannot be read.
     """
+    contents = {path: files.read(path, _LARGEST) for path in dict.fromkeys(paths)}
     return Given(
-        paths=tuple(dict.fromkeys(paths)),
-        contents={path: files.read(path, _LARGEST) for path in dict.fromkeys(paths)},
+        paths=tuple(contents),
+        contents=contents,
+        identity=tuple((os.path.abspath(path), codec.hexdigest(data)) for path, data in contents.items()),
         trusted=trusted,
         extras=tuple(sorted(set(extras))),
         groups=tuple(sorted(set(groups))),

@@ -150,14 +150,13 @@ def link(  # noqa: PLR0913 - all but the first by keyword
             | sharing.identity(shared)
         )
         digests = asked.digests(executable, os.environ, options.identity | deciding)
-        recipes = asked.digests(executable, os.environ, recipe.IDENTITY | deciding)
         making = Making(
             store=opened,
             python=python or "",
             executable=executable,
             options=options,
             input_digest=digests[1],
-            recipe_digest=recipes[1],
+            recipe_digest="",
             compile_mode=compile_mode or _compile_mode(os.environ),
             clock=Clock(),
             watch=watch or nobody,
@@ -174,7 +173,7 @@ def link(  # noqa: PLR0913 - all but the first by keyword
             policy=policy,
             keeping=keeping,
             digests=digests,
-            recipes=recipes,
+            deciding=deciding,
             stats=stats,
             place=place,
             force=force,
@@ -194,7 +193,7 @@ class _Call:
         policy: Where packages come from, and when they are looked for again.
         keeping: What keeps the environment from gc after that.
         digests: What the memo of the input may be called (``Given.digests``).
-        recipes: What its recipe may be called, in the same way.
+        deciding: What decides on the wheels, and so names recipes.
         stats: Of files that have a say; more come as they are read.
         place: The directory of the caller's where it goes.
         force: Replace what is in the way there.
@@ -207,7 +206,7 @@ class _Call:
     policy: Policy
     keeping: Keeping
     digests: tuple[str | None, str]
-    recipes: tuple[str | None, str]
+    deciding: Mapping[str, object]
     stats: dict[str, str]
     place: str | None
     force: bool
@@ -216,18 +215,19 @@ class _Call:
 
     def answer(self) -> LinkResult:
         """Take the shortest way that leads there."""
-        if self.policy.again or self.place is not None or self.target is not None:
-            return self._whole(Budget(self.policy.caps))
-        found = None if self.making.compile_mode == "eager" else self._hit()
-        if found is not None:
-            return found
+        straight = self.policy.again or self.place is not None or self.target is not None
+        if not straight and self.making.compile_mode != "eager":
+            found = self._hit()
+            if found is not None:
+                return found
         budget = Budget(self.policy.caps)
-        if not self.shared:
-            named = [
-                (memo, name) for memo, name in zip(self.digests, self.recipes, strict=True) if memo and name
-            ]
+        recipes = self.asked.digests(self.making.executable, os.environ, {**recipe.IDENTITY, **self.deciding})
+        if not straight and not self.shared:
+            named = [(memo, name) for memo, name in zip(self.digests, recipes, strict=True) if memo and name]
             found = recipe.relink(self.making, named, budget, self.keeping)
-        return found or self._whole(budget)
+            if found is not None:
+                return found
+        return self._whole(budget, recipes)
 
     def _hit(self) -> LinkResult | None:
         store = self.making.store
@@ -242,16 +242,17 @@ class _Call:
                 kept.release()
             return None
 
-    def _whole(self, budget: Budget) -> LinkResult:
+    def _whole(self, budget: Budget, recipes: tuple[str | None, str]) -> LinkResult:
         read = self.asked.read(lambda path: _note(self.stats, path))
-        making = self.making
-        text, recipe_of_text = self.digests[0], self.recipes[0]
-        if text is not None and recipe_of_text is not None and given.leads_nowhere(read):
-            making = replace(making, input_digest=text, recipe_digest=recipe_of_text)
+        names = self.digests[1], recipes[1]
+        if self.digests[0] is not None and recipes[0] is not None and given.leads_nowhere(read):
+            names = self.digests[0], recipes[0]
+        memo, name = names
         if self.shared or (self.policy.again and self.policy.stale_ok):
             # What a shared store lends may have changed until then. And what is used because resolving has failed is
             # not what the input comes to.
-            making = replace(making, recipe_digest="")
+            name = ""
+        making = replace(self.making, input_digest=memo, recipe_digest=name)
         from vrfstore.runner.linking import Linking  # noqa: PLC0415 - 60 ms that shorter ways do not pay
 
         whole = Linking(

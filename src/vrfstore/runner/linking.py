@@ -38,11 +38,12 @@ from vrfstore.runner import sharing
 from vrfstore.runner.clock import Clock
 from vrfstore.runner.keeping import Keeping
 from vrfstore.runner.locking import Locker
-from vrfstore.runner.making import Made, Making, Ready, Resolved
+from vrfstore.runner.making import Made, Making, Ready
 from vrfstore.runner.result import LinkResult
 from vrfstore.store import interpreters, leases
 from vrfstore.store.building import Building
 from vrfstore.store.leases import Lease
+from vrfstore.store.memos import Resolved
 from vrfstore.store.store import Store
 from vrfstore.values import dataclass, replace
 

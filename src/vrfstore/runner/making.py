@@ -38,6 +38,7 @@ from vrfstore.starting import starting
 from vrfstore.store import memos
 from vrfstore.store.bytecode import is_compiled
 from vrfstore.store.leases import Lease
+from vrfstore.store.memos import Resolved
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 from vrfstore.values import dataclass, field, replace
@@ -45,7 +46,7 @@ from vrfstore.values import dataclass, field, replace
 if TYPE_CHECKING:
     from vrfstore.requirements.fetch import Fetched
 
-__all__ = ["CompileMode", "Made", "Making", "Ready", "Resolved"]
+__all__ = ["CompileMode", "Made", "Making", "Ready"]
 
 CompileMode = Literal["eager", "background", "off"]
 
@@ -73,25 +74,6 @@ class Made:
     record: EnvironmentRecord | None = None
     by_hand: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resolved:
-    """What is known of what a request resolves to, beside the wheels.
-
-    Attributes:
-        lock: The digest of the lock.
-        warnings: What whoever asked should know, every time.
-        resolved_at: When that was found out, seconds since the epoch; 0 where nothing had to be.
-        until: When it is stale, in the same way; 0 for never.
-        request: The digest of the request whose memo says so; empty where there is none.
-    """
-
-    lock: str
-    warnings: tuple[str, ...] = ()
-    resolved_at: int = 0
-    until: int = 0
-    request: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,15 +223,7 @@ class Making:
                 (entry.reference.digest, entry.reference.name, entry.reference.version)
                 for entry in ready.plans
             )
-            recipe = memos.Recipe(
-                lock=resolved.lock,
-                wheels=wheels,
-                stats=stats,
-                warnings=resolved.warnings,
-                resolved_at=resolved.resolved_at,
-                until=resolved.until,
-                request=resolved.request,
-            )
+            recipe = memos.Recipe(resolved=resolved, wheels=wheels, stats=stats)
             memos.write_recipe(layout, ready.working, self.recipe_digest, recipe)
         # Warnings have to be said every time, which the shortest way does not. Nor may it lead on to what came of this
         # before it was resolved again.

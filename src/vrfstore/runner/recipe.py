@@ -23,7 +23,7 @@ from vrfstore.linker.link import environment_key
 from vrfstore.linker.plan import settled
 from vrfstore.requirements.budget import Budget
 from vrfstore.runner.keeping import Keeping
-from vrfstore.runner.making import Making, Ready, Resolved
+from vrfstore.runner.making import Making, Ready
 from vrfstore.runner.result import LinkResult
 from vrfstore.store import condemned, interpreters, leases, memos
 from vrfstore.store.layout import Layout
@@ -63,18 +63,19 @@ def relink(
 
 
 def _counts(layout: Layout, recipe: Recipe) -> bool:
-    if 0 < recipe.until <= time.time():
+    resolved = recipe.resolved
+    if 0 < resolved.until <= time.time():
         return False
-    if recipe.request:
+    if resolved.request:
         # It may have been resolved again for another file, for an environment elsewhere, or for a lock.
-        known = memos.read_request(layout, recipe.request)
-        if known != RequestMemo(lock=recipe.lock, resolved_at=recipe.resolved_at):
+        known = memos.read_request(layout, resolved.request)
+        if known != RequestMemo(lock=resolved.lock, resolved_at=resolved.resolved_at):
             return False
     return all(fs.stat_token(path) == token for path, token in recipe.stats.items())
 
 
 def _follow(making: Making, recipe: Recipe, budget: Budget, keeping: Keeping) -> LinkResult | None:
-    store, layout = making.store, making.store.layout
+    store, layout, lock = making.store, making.store.layout, recipe.resolved.lock
     digests = [digest for digest, _, _ in recipe.wheels]
     options = settled(making.options, [name for _, name, _ in recipe.wheels])
     with store.session() as session:
@@ -84,23 +85,17 @@ def _follow(making: Making, recipe: Recipe, budget: Budget, keeping: Keeping) ->
         if probed is None or not probed.items() <= recipe.stats.items():
             return None
         key = environment_key(digests, base, options)
-        with leases.take(layout, environment=key, digests=digests, lock=recipe.lock) as working:
+        with leases.take(layout, environment=key, digests=digests, lock=lock) as working:
             # The lease has been taken; whatever is there after this stays as long as the lease.
-            condemned.wait_until_clear(layout, {f"locks/{recipe.lock}"})
-            if not _is_whole(layout, recipe.lock):
+            condemned.wait_until_clear(layout, {f"locks/{lock}"})
+            if not _is_whole(layout, lock):
                 return None
             store.await_entries(recipe.wheels)
             plans = [plan for wheel in recipe.wheels if (plan := store.entry(*wheel)) is not None]
             if len(plans) != len(recipe.wheels):
                 return None
             budget.check()
-            resolved = Resolved(
-                lock=recipe.lock,
-                warnings=recipe.warnings,
-                resolved_at=recipe.resolved_at,
-                until=recipe.until,
-            )
-            ready = Ready(resolved=resolved, options=options, key=key, working=working, plans=plans)
+            ready = Ready(resolved=recipe.resolved, options=options, key=key, working=working, plans=plans)
             return making.finish(ready, base, recipe.stats, keeping)
 
 

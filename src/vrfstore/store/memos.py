@@ -22,6 +22,7 @@ from vrfstore.values import dataclass
 __all__ = [
     "Recipe",
     "RequestMemo",
+    "Resolved",
     "read_recipe",
     "read_request",
     "replace",
@@ -40,27 +41,38 @@ class RequestMemo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """What an input comes to, however it is to be linked.
+class Resolved:
+    """What is known of what a request resolves to, beside the wheels.
 
     Attributes:
         lock: The digest of the lock.
-        wheels: (digest, normalised name, version) of each of its wheels.
-        stats: For each path that had a say its ``fs.stat_token``.
         warnings: What whoever asks should know, every time.
         resolved_at: When that was found out, seconds since the epoch; 0 where nothing had to be.
         until: When it is stale, in the same way; 0 for never.
-        request: The digest of the request whose memo led there: what others have resolved again since has to count.
-            Empty where none did.
+        request: The digest of the request whose memo says so: what others have resolved again since has to count.
+            Empty where there is none.
     """
 
     lock: str
-    wheels: tuple[tuple[Digest, str, str], ...]
-    stats: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     resolved_at: int = 0
     until: int = 0
     request: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What an input comes to, however it is to be linked.
+
+    Attributes:
+        resolved: What is known of that.
+        wheels: (digest, normalised name, version) of each wheel of the lock.
+        stats: For each path that had a say its ``fs.stat_token``.
+    """
+
+    resolved: Resolved
+    wheels: tuple[tuple[Digest, str, str], ...]
+    stats: Mapping[str, str]
 
 
 def read_recipe(layout: Layout, digest: str) -> Recipe | None:
@@ -80,29 +92,25 @@ def read_recipe(layout: Layout, digest: str) -> Recipe | None:
             *(word for wheel in wheels for word in wheel),
         )
         if all(map(_is_word, words)) and isinstance(resolved_at, int) and isinstance(until, int):
-            return Recipe(
-                lock=lock,
-                wheels=wheels,
-                stats=stats,
-                warnings=warnings,
-                resolved_at=resolved_at,
-                until=until,
-                request=request,
+            resolved = Resolved(
+                lock=lock, warnings=warnings, resolved_at=resolved_at, until=until, request=request
             )
+            return Recipe(resolved=resolved, wheels=wheels, stats=stats)
     return None
 
 
 def write_recipe(layout: Layout, lease: Lease, digest: str, recipe: Recipe) -> None:
     """Put the recipe of an input in place of any older one."""
+    resolved = recipe.resolved
     value = {
         "schema": MEMO_SCHEMA,
-        "lock": recipe.lock,
+        "lock": resolved.lock,
         "wheels": [list(wheel) for wheel in recipe.wheels],
         "stats": dict(recipe.stats),
-        "warnings": list(recipe.warnings),
-        "resolved_at": recipe.resolved_at,
-        "until": recipe.until,
-        "request": recipe.request,
+        "warnings": list(resolved.warnings),
+        "resolved_at": resolved.resolved_at,
+        "until": resolved.until,
+        "request": resolved.request,
     }
     replace(layout, lease, layout.of("requests", f"{digest}.json"), codec.dumps(value))
 
