@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
+from comparison.figures import described
 from comparison.ground import scratch_directory
 from comparison.serving import served
 from support.wheels import WheelSpec, build_wheel, wheel_bytes, wheel_filename
@@ -102,12 +102,6 @@ def uv_peers(scratch: Path, url: str, count: int) -> dict[str, Callable[[], floa
     }
 
 
-def described(times: list[float]) -> dict[str, float]:
-    """Return median and quartiles."""
-    low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
-    return {"median": round(middle, 1), "low": round(low, 1), "high": round(high, 1), "runs": len(times)}
-
-
 def _written(scratch: Path, count: int) -> list[Path]:
     """Return files of all wheels, made now."""
     directory = scratch / "wheels"
@@ -126,7 +120,7 @@ def measure(runs: int, count: int) -> dict[str, Any]:
     return {
         "wheels": count,
         "machine": {"kernel": platform.release(), "processors": len(os.sched_getaffinity(0))},
-        "ms": {name: described(taken) for name, taken in times.items()},
+        "ms": {name: described(taken, 1) for name, taken in times.items()},
     }
 
 

@@ -16,7 +16,6 @@ import os
 import platform
 import shutil
 import stat
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import vrfstore
+from comparison.figures import described
 from vrfstore import fs
 from vrfstore.linker.link import link
 from vrfstore.linker.plan import merge, plan_environment
@@ -148,12 +148,6 @@ def new_inodes(directory: str) -> int:
     return 1 + sum(1 for seen in found if seen.st_nlink == 1 or stat.S_ISDIR(seen.st_mode))
 
 
-def described(times: Sequence[float]) -> dict[str, float]:
-    """Return median and quartiles."""
-    low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
-    return {"median": round(middle, 2), "low": round(low, 2), "high": round(high, 2), "runs": len(times)}
-
-
 def main() -> None:
     """Measure, print, and write what was measured."""
     parser = argparse.ArgumentParser(
@@ -185,8 +179,8 @@ def main() -> None:
             "wheels": len(ours.plans),
             "python": ours.interpreter.version,
             "machine": {"kernel": platform.release(), "processors": len(os.sched_getaffinity(0))},
-            "ours_ms": {name: described(times) for name, times in ours.parts.items()},
-            "uv_ms": {mode: described(times) for mode, times in theirs.items()},
+            "ours_ms": {name: described(times, 2) for name, times in ours.parts.items()},
+            "uv_ms": {mode: described(times, 2) for mode, times in theirs.items()},
             "new_inodes": inodes,
         }
         show(result)

@@ -31,7 +31,6 @@ import os
 import platform
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 import vrfstore
+from comparison.figures import described
 from linking import Ours
 from vrfstore import fs
 from vrfstore.model import LinkOptions
@@ -313,17 +313,11 @@ def linking(bench: Bench, runs: int) -> dict[str, list[Taken]]:
     return measure(contenders, runs)
 
 
-def described(times: Sequence[float]) -> dict[str, float]:
-    """Return median and quartiles."""
-    low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
-    return {"median": round(middle, 3), "low": round(low, 3), "high": round(high, 3), "runs": len(times)}
-
-
 def both(times: Sequence[Taken]) -> dict[str, dict[str, float]]:
     """Return median and quartiles of both times."""
     return {
-        "wall_ms": described([each.wall for each in times]),
-        "processor_ms": described([each.processor for each in times]),
+        "wall_ms": described([each.wall for each in times], 3),
+        "processor_ms": described([each.processor for each in times], 3),
     }
 
 
@@ -357,7 +351,7 @@ def compared(scenario: str, bench: Bench, runs: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for resolver in RESOLVERS:
         ours, theirs = measure(bench.contenders(scenario, resolver), runs).items()
-        ratio = described(ratios(ours[1], theirs[1]))
+        ratio = described(ratios(ours[1], theirs[1]), 3)
         print(row(scenario, *theirs))
         print(f"{row(scenario, *ours)}   {shown(ratio)}", flush=True)
         found |= {ours[0]: both(ours[1]), theirs[0]: both(theirs[1]), f"ratio, {resolver}": ratio}
@@ -370,7 +364,7 @@ def compared_linking(bench: Bench, runs: int) -> dict[str, Any]:
     for name, taken in times.items():
         print(row("link", name, taken))
     whole, resolved, linked, inner = times.values()
-    ratio, strict = described(ratios(whole, resolved, linked)), described(ratios(whole, resolved, inner))
+    ratio, strict = (described(ratios(whole, resolved, other), 3) for other in (linked, inner))
     print(
         "With the uv resolver, link of a file with one package added, as to uv's own resolve plus our link:"
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from comparison.model import Series
 
-__all__ = ["Spread", "ratio", "spread"]
+__all__ = ["Spread", "described", "ratio", "spread"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +40,19 @@ def spread(values: Sequence[float]) -> Spread | None:
         return Spread(low=values[0], median=values[0], high=values[0], count=1)
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return Spread(low=low, median=statistics.median(values), high=high, count=len(values))
+
+
+def described(values: Sequence[float], digits: int) -> dict[str, float]:
+    """Return median, quartiles and number of values, of which there is one at least, as they are written to a file."""
+    found = spread(values)
+    if found is None:
+        raise ValueError("there are no values")
+    return {
+        "median": round(found.median, digits),
+        "low": round(found.low, digits),
+        "high": round(found.high, digits),
+        "runs": found.count,
+    }
 
 
 def ratio(ours: Series, theirs: Series, figure: str, their_figure: str = "") -> Spread | None:
