@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import posixpath
 import signal
 import stat
 import struct
@@ -32,6 +33,7 @@ from vrfstore.model import Digest, EntryPlan, EntryReference, Node
 from vrfstore.store.entry_plan import INSTALLED, link_target
 from vrfstore.store.ingest import Job, stage
 from vrfstore.store.store import Store
+from vrfstore.store.wheel import problem_with_name
 from vrfstore.store.zip_structure import Limits
 
 DEMO = WheelSpec(name="demo")
@@ -484,6 +486,21 @@ def test_a_wheel_damaged_anywhere_is_refused_or_whole(edits: list[tuple[float, i
             return
         module = Path(folder, "entry/site-packages", MODULE)
         assert module.read_bytes() == b'__version__ = "1.0"\n'
+
+
+@given(
+    st.text(st.sampled_from("a.é/\\:\x00\x1f\x7f \n"), max_size=12)
+    | st.lists(st.sampled_from(["x" * 253 + "é", "x" * 254 + "é", "é", "xy"]), max_size=6).map("/".join)
+)
+def test_what_is_accepted_as_a_name_is_one_path_below_where_it_is_put(name: str) -> None:
+    path = name.removesuffix("/")
+    assert (problem_with_name(name) is None) == (
+        posixpath.normpath(f"/top/{path}") == f"/top/{path}"
+        and not ("\\" in name or name.startswith("a:"))
+        and all(" " <= character != "\x7f" for character in name)
+        and all(len(part.encode()) <= 255 for part in path.split("/"))
+        and len(name.encode()) <= 1000
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from support.wheels import Member, WheelSpec, wheel_bytes, zip_wheel
 from vrfstore.store.wheel import _UNREADABLE
-from vrfstore.store.zip_structure import Limits, StructureError, check_before_reading, check_structure
+from vrfstore.store.zip_structure import Limits, StructureError, check_structure, read_headers
 
 LIMITS = Limits()
 MARKER = 0xFFFFFFFF
@@ -181,9 +181,9 @@ def unicode_path(shown: bytes, name: bytes, *, version: int = 1) -> bytes:
 def check(data: bytes, limits: Limits = LIMITS) -> list[str]:
     """Do what whoever reads a wheel does before anything of it is believed."""
     stream = io.BytesIO(data)
-    check_before_reading(stream, limits)
+    headers = read_headers(stream, limits)
     with zipfile.ZipFile(stream) as opened:
-        return check_structure(stream, opened, limits)
+        return check_structure(stream, headers, opened, limits)
 
 
 A = Entry()
@@ -698,7 +698,7 @@ def test_an_archive_that_zipfile_sees_otherwise() -> None:
         ([replace(A, name=b"c.py"), B], "another one to zipfile", "a.py"),
     ):
         with zipfile.ZipFile(io.BytesIO(archive(other))) as opened, pytest.raises(StructureError) as caught:
-            check_structure(stream, opened, LIMITS)
+            check_structure(stream, read_headers(stream, LIMITS), opened, LIMITS)
         assert phrase in caught.value.message
         assert caught.value.member == member
 

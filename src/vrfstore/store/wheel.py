@@ -15,7 +15,6 @@ import errno
 import hashlib
 import io
 import os
-import posixpath
 import re
 import stat
 import struct
@@ -23,6 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, BinaryIO, NoReturn, cast
 
 from installer.exceptions import InstallerError
@@ -41,7 +41,7 @@ from packaging.version import InvalidVersion, Version
 
 from vrfstore.errors import WheelError
 from vrfstore.store.scripts import entry_points
-from vrfstore.store.zip_structure import Limits, StructureError, check_before_reading, check_structure
+from vrfstore.store.zip_structure import Limits, StructureError, check_structure, read_headers
 
 __all__ = ["CheckedStream", "CheckedWheel", "checked_wheel", "parse_filename", "problem_with_name"]
 
@@ -86,6 +86,10 @@ _UNREADABLE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, 
 
 _CHUNK = 1 << 18
 
+_DRIVE = re.compile(r"[A-Za-z]:")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""C0 and DEL."""
+
 
 @contextmanager
 def checked_wheel(path: str, filename: str, limits: Limits) -> Iterator[CheckedWheel]:
@@ -95,9 +99,9 @@ def checked_wheel(path: str, filename: str, limits: Limits) -> Iterator[CheckedW
     """
     try:
         with open(path, "rb") as stream:
-            check_before_reading(stream, limits)
+            headers = read_headers(stream, limits)
             with zipfile.ZipFile(stream) as archive:
-                warnings = check_structure(stream, archive, limits)
+                warnings = check_structure(stream, headers, archive, limits)
                 yield CheckedWheel(archive, stream.fileno(), filename, tuple(warnings))
     except StructureError as error:
         raise WheelError(error.message, kind=error.kind, path=filename, member=error.member) from error
@@ -153,10 +157,17 @@ class CheckedWheel(WheelFile):
         self._check_entry_points()
         self._rows = self._checked_record()
 
-    @property
-    def data_dir(self) -> str:
+    @cached_property
+    def data_dir(self) -> str:  # asked for once for each file
         """Name of the data directory; named like the dist-info directory, whose spelling may be its own."""
         return self.dist_info_dir.removesuffix(".dist-info") + ".data"
+
+    @cached_property
+    def dist_info_filenames(self) -> list[str]:  # installer looks at all files each time
+        """The files below the dist-info directory, relative to it."""
+        prefix = f"{self.dist_info_dir}/"
+        names = (name for name in self._zipfile.namelist() if not name.endswith("/"))
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     def refuse(self, message: str, *, kind: str, member: str | None = None) -> NoReturn:
         """Raise the ``WheelError`` for this wheel."""
@@ -181,11 +192,12 @@ class CheckedWheel(WheelFile):
                     kind="wheel-member-type",
                     member=name,
                 )
-            parents = name.rstrip("/").split("/")
-            directories |= {"/".join(parents[:depth]) for depth in range(1, len(parents))}
-            if name.endswith("/"):
-                directories.add(name.rstrip("/"))
-            else:
+            parent = name.rpartition("/")[0]
+            # Above one that was seen, all were.
+            while parent and parent not in directories:
+                directories.add(parent)
+                parent = parent.rpartition("/")[0]
+            if not name.endswith("/"):
                 files.add(name)
         for name in sorted(files & directories):
             self.refuse(
@@ -326,14 +338,6 @@ class CheckedWheel(WheelFile):
             begin, size = begin + len(data), size - len(data)
             yield data
 
-    @contextmanager
-    def readable(self, member: str) -> Iterator[None]:
-        """Name the member in whose bytes the archive turns out to be broken."""
-        try:
-            yield
-        except _UNREADABLE as error:
-            self.refuse(f"member {member!r} cannot be read: {error}", kind="wheel-archive", member=member)
-
 
 class CheckedStream(io.RawIOBase):
     """A member's bytes; at the end they are what the archive and RECORD say, or a ``WheelError`` is raised.
@@ -346,7 +350,8 @@ class CheckedStream(io.RawIOBase):
         super().__init__()
         self._wheel = wheel
         self._item = item
-        self._chunks = wheel.inflated(item)
+        # A block of the packed stream may end without having yielded anything yet.
+        self._chunks = filter(None, wheel.inflated(item))
         self._member, hash_, size = row
         self.algorithm, _, self._expected = hash_.partition("=")
         self._size = int(size) if size else None
@@ -358,20 +363,29 @@ class CheckedStream(io.RawIOBase):
         """Return some bytes, about a quarter of a megabyte; all for -1; none at the end."""
         if size < 0:
             return b"".join(iter(lambda: self.read(_CHUNK), b""))
-        with self._wheel.readable(self._member):
-            # A block of the packed stream may end without having yielded anything yet.
-            data = next((chunk for chunk in self._chunks if chunk), b"")
-            self._seen += len(data)
-            # In time: what inflates to more than it declares would otherwise fill the disk.
-            if self._seen > self._item.file_size or (not data and self._seen < self._item.file_size):
-                raise zipfile.BadZipFile(f"it has not the {self._item.file_size} bytes that it declares")
-            self._crc = _inflate.crc32(data, self._crc)
-            if not data and self._crc != self._item.CRC:
-                raise zipfile.BadZipFile("its CRC-32 is another one")
+        try:
+            data = self._next()
+        except _UNREADABLE as error:
+            self._wheel.refuse(
+                f"member {self._member!r} cannot be read: {error}", kind="wheel-archive", member=self._member
+            )
         if self._hash is not None:
             self._hash.update(data)
             if not data:
                 self._check()
+        return data
+
+    def _next(self) -> bytes:
+        """Return the next bytes, as far as the archive vouches for them; none at the end."""
+        data = next(self._chunks, b"")
+        self._seen += len(data)
+        # In time: what inflates to more than it declares would otherwise fill the disk.
+        if self._seen > self._item.file_size or (not data and self._seen < self._item.file_size):
+            raise zipfile.BadZipFile(f"it has not the {self._item.file_size} bytes that it declares")
+        if data:
+            self._crc = _inflate.crc32(data, self._crc)
+        elif self._crc != self._item.CRC:
+            raise zipfile.BadZipFile("its CRC-32 is another one")
         return data
 
     def hexdigest(self) -> str:
@@ -420,16 +434,19 @@ def _is_size(text: str) -> bool:
 def problem_with_name(name: str) -> str | None:
     """Say what is wrong with the name of a member, if anything is."""
     parts = name.removesuffix("/").split("/")
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
+    if name.startswith("/") or _DRIVE.match(name):
         return "has an absolute path"
     if "\\" in name:
         return "has a backslash in its name"
-    if any(ord(character) < 32 or ord(character) == 127 for character in name):  # noqa: PLR2004 - C0 and DEL
+    if _CONTROL.search(name):
         return "has control characters in its name"
     if ".." in parts:
         return "leads out of the wheel"
-    if "." in parts or "" in parts or posixpath.normpath(name.removesuffix("/")) != name.removesuffix("/"):
+    if "." in parts or "" in parts:
         return "has a path that is not normalised"
-    if any(len(part.encode()) > _LONGEST_PART for part in parts) or len(name.encode()) > _LONGEST_PATH:
+    size = len(name.encode())
+    if size > _LONGEST_PART and (
+        size > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_PART for part in parts)
+    ):
         return f"has a name of more than {_LONGEST_PART} bytes, or a path of more than {_LONGEST_PATH}"
     return None

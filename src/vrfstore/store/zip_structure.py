@@ -29,12 +29,12 @@ import struct
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final, NamedTuple, NoReturn
 
 from vrfstore.values import dataclass
 
-__all__ = ["Limits", "StructureError", "check_before_reading", "check_structure", "unpacked_size"]
+__all__ = ["Headers", "Limits", "StructureError", "check_structure", "read_headers", "unpacked_size"]
 
 _END: Final = struct.Struct("<4s4H2LH")
 _END64: Final = struct.Struct("<4sQ2H2L4Q")
@@ -136,8 +136,8 @@ class StructureError(Exception):
         self.member = member
 
 
-def check_before_reading(stream: BinaryIO, limits: Limits) -> None:
-    """Check what zipfile will read to open the archive, so that it needs bounded memory and sees what is there.
+def read_headers(stream: BinaryIO, limits: Limits) -> Headers:
+    """Read what zipfile will read to open the archive, so that it needs bounded memory and sees what is there.
 
     Args:
         stream: The archive, seekable; its position is lost.
@@ -148,15 +148,17 @@ def check_before_reading(stream: BinaryIO, limits: Limits) -> None:
     """
     directory = _read_end(stream)
     _check_room(directory, limits)
-    for _ in _members(stream, directory):
-        pass
+    return Headers(directory, tuple(_members(stream, directory)))
 
 
-def check_structure(stream: BinaryIO, archive: zipfile.ZipFile, limits: Limits) -> list[str]:
+def check_structure(
+    stream: BinaryIO, headers: Headers, archive: zipfile.ZipFile, limits: Limits
+) -> list[str]:
     """Check every header of the archive, and that zipfile has understood it in the same way.
 
     Args:
-        stream: The archive, seekable; its position is lost. ``check_before_reading`` has accepted it.
+        stream: The archive, seekable; its position is lost.
+        headers: What ``read_headers`` has read of it.
         archive: The same, as opened by zipfile.
         limits: What is too much.
 
@@ -166,9 +168,7 @@ def check_structure(stream: BinaryIO, archive: zipfile.ZipFile, limits: Limits) 
     Raises:
         StructureError: The archive is not acceptable.
     """
-    directory = _read_end(stream)
-    _check_room(directory, limits)
-    members = list(_members(stream, directory))
+    directory, members = headers
     _check_bombs(members, directory, limits)
     _check_duplicates(members)
     _check_same(members, archive.infolist())
@@ -212,6 +212,13 @@ class _Member(NamedTuple):
     unpacked: int
     offset: int
     attributes: int
+
+
+class Headers(NamedTuple):
+    """The end records and the central directory of an archive, read and each acceptable by itself."""
+
+    directory: _Directory
+    members: tuple[_Member, ...]
 
 
 def _refuse(message: str, *, kind: str = "wheel-archive", member: str | None = None) -> NoReturn:
@@ -434,7 +441,7 @@ def _check_type(member: _Member) -> None:
 # --- all members together --------------------------------------------------------------------------------------
 
 
-def _check_bombs(members: list[_Member], directory: _Directory, limits: Limits) -> None:
+def _check_bombs(members: Sequence[_Member], directory: _Directory, limits: Limits) -> None:
     unpacked = sum(member.unpacked for member in members)
     if unpacked > limits.unpacked:
         _refuse(f"the members have {unpacked} bytes unpacked, more than {limits.unpacked}", kind="wheel-bomb")
@@ -450,7 +457,7 @@ def _check_bombs(members: list[_Member], directory: _Directory, limits: Limits) 
     _check_directories(members, limits)
 
 
-def _check_directories(members: list[_Member], limits: Limits) -> None:
+def _check_directories(members: Sequence[_Member], limits: Limits) -> None:
     """Count what becomes a file or a directory on the disk, and stop where that is too much."""
     directories: set[str] = set()
     room = limits.files - sum(not member.name.endswith("/") for member in members)
@@ -467,7 +474,7 @@ def _check_directories(members: list[_Member], limits: Limits) -> None:
             )
 
 
-def _check_duplicates(members: list[_Member]) -> None:
+def _check_duplicates(members: Sequence[_Member]) -> None:
     seen: set[str] = set()
     for member in members:
         if member.name in seen:
@@ -475,7 +482,7 @@ def _check_duplicates(members: list[_Member]) -> None:
         seen.add(member.name)
 
 
-def _check_same(members: list[_Member], infos: list[zipfile.ZipInfo]) -> None:
+def _check_same(members: Sequence[_Member], infos: list[zipfile.ZipInfo]) -> None:
     """Hold what zipfile has made of the central directory against what we have."""
     if len(members) != len(infos):
         _refuse(f"zipfile sees {len(infos)} members, the central directory has {len(members)}")
@@ -490,7 +497,7 @@ def _check_same(members: list[_Member], infos: list[zipfile.ZipInfo]) -> None:
             _blame(member.name, "is another one to zipfile")
 
 
-def _check_places(stream: BinaryIO, members: list[_Member], directory: _Directory) -> None:
+def _check_places(stream: BinaryIO, members: Sequence[_Member], directory: _Directory) -> None:
     """Follow the members from the first byte to the central directory, with no byte between them."""
     position = 0
     for member in sorted(members, key=lambda member: member.offset):
@@ -504,7 +511,7 @@ def _check_places(stream: BinaryIO, members: list[_Member], directory: _Director
         _refuse(f"{directory.offset - position} bytes before the central directory belong to no member")
 
 
-def _lookalikes(members: list[_Member]) -> list[str]:
+def _lookalikes(members: Sequence[_Member]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for member in members:
         groups.setdefault(_folded(member.name), []).append(member.name)
