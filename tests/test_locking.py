@@ -120,14 +120,14 @@ def test_what_is_stale_is_resolved_again_and_keeps_what_fits(
     publish(index, PEARS[0])
     policy = Policy(resolver="pip" if resolver == "pip" else "uv", stale_after=DAY)
     first = locked(store, "pear", policy=policy)
-    assert (first.resolved_at, first.until) == (10**9, 10**9 + 86400)
+    assert (first.resolved.resolved_at, first.resolved.until) == (10**9, 10**9 + 86400)
     index.requests.clear()
     # Until then nobody is asked.
     assert locked(store, "pear", policy=policy, now=1e9 + DAY - 1) == first
     assert index.requests == []
     publish(index, PEARS[1])
     again = locked(store, "pear", policy=policy, now=1e9 + DAY)
-    assert (versions(again), again.resolved_at) == ({"pear": "1.0"}, 10**9 + 86400)
+    assert (versions(again), again.resolved.resolved_at) == ({"pear": "1.0"}, 10**9 + 86400)
     assert index.requests != []
 
 
@@ -168,7 +168,7 @@ def test_what_is_pinned_is_never_stale(
 ) -> None:
     publish(index, PEARS[0])
     policy = Policy(resolver="uv", stale_after=stale_after)
-    assert locked(store, "pear==1.0", policy=policy).until == 0
+    assert locked(store, "pear==1.0", policy=policy).resolved.until == 0
     index.requests.clear()
     locked(store, "pear==1.0", policy=policy, now=9e9)
     assert index.requests == []
@@ -179,7 +179,7 @@ def test_without_a_limit_nothing_is_stale(index: Index, store: Store) -> None:
     policy = Policy(resolver="uv")
     locked(store, "pear", policy=policy)
     index.requests.clear()
-    assert locked(store, "pear", policy=policy, now=9e9).until == 0
+    assert locked(store, "pear", policy=policy, now=9e9).resolved.until == 0
     assert index.requests == []
 
 
@@ -188,7 +188,7 @@ def test_how_long_it_holds_is_for_each_call_to_say(index: Index, store: Store) -
     locked(store, "pear", policy=Policy(resolver="uv"))
     index.requests.clear()
     week = Policy(resolver="uv", stale_after=7 * DAY)
-    assert locked(store, "pear", policy=week, now=1e9 + DAY).until == 10**9 + 7 * 86400
+    assert locked(store, "pear", policy=week, now=1e9 + DAY).resolved.until == 10**9 + 7 * 86400
     assert index.requests == []
     locked(store, "pear", policy=Policy(resolver="uv", stale_after=3600.0), now=1e9 + DAY)
     assert index.requests != []
@@ -497,6 +497,6 @@ def test_what_was_resolved_while_we_waited_is_as_good(index: Index, store: Store
             waiting = replace(ready, now=lambda: next(times, 3e9))
             first = other.lock()
             index.requests.clear()
-            assert waiting.lock().digest == first.digest
+            assert waiting.lock().resolved.lock == first.resolved.lock
             assert index.requests == []
             assert digest == waiting.request.digest(os.environ)

@@ -43,7 +43,6 @@ from vrfstore.runner.result import LinkResult
 from vrfstore.store import interpreters, leases
 from vrfstore.store.building import Building
 from vrfstore.store.leases import Lease
-from vrfstore.store.memos import Resolved
 from vrfstore.store.store import Store
 from vrfstore.values import dataclass, replace
 
@@ -231,7 +230,7 @@ class Linking:
             key = environment_key([lent.get(digest, digest) for digest in digests], base, options)
             wheels = tuple(wheel for wheel in wheels if wheel.digest not in lent)
             working = stack.enter_context(
-                leases.take(self.store.layout, environment=key, digests=digests, lock=locked.digest)
+                leases.take(self.store.layout, environment=key, digests=digests, lock=locked.resolved.lock)
             )
             locks.write(self.store.layout, working, locked.lock)
             present, missing = fetch.present(self.store, wheels)
@@ -246,15 +245,8 @@ class Linking:
             with self.clock.step("fetch"):
                 present, fetched = self._fetched(locker, working, key, wheels)
         plans = [*borrowed.plans.values(), *present, *(item.plan for item in fetched)]
-        resolved = Resolved(
-            lock=locked.digest,
-            warnings=locked.warnings,
-            resolved_at=locked.resolved_at,
-            until=locked.until,
-            request=locked.request,
-        )
         return Ready(
-            resolved=resolved,
+            resolved=locked.resolved,
             options=options,
             key=key,
             working=working,

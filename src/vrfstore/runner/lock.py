@@ -111,7 +111,7 @@ def lock(  # noqa: PLR0913 - all but the first by keyword
     changed = text != before
     if output is not None and changed:
         _write(output, text.encode())
-    return LockResult(lock=found.lock, text=text, changed=changed, warnings=found.warnings)
+    return LockResult(lock=found.lock, text=text, changed=changed, warnings=found.resolved.warnings)
 
 
 def _write(output: str, data: bytes) -> None:

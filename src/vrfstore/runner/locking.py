@@ -26,7 +26,7 @@ from vrfstore.runner.waiting import Waiting
 from vrfstore.store import leases, memos
 from vrfstore.store.building import Building
 from vrfstore.store.leases import Lease
-from vrfstore.store.memos import RequestMemo
+from vrfstore.store.memos import RequestMemo, Resolved
 from vrfstore.store.store import Store
 from vrfstore.values import dataclass, replace
 
@@ -39,19 +39,11 @@ class Locked:
 
     Attributes:
         lock: The wheels.
-        digest: The digest of the lock.
-        warnings: What whoever asked should know, every time.
-        resolved_at: When that was found out, seconds since the epoch.
-        until: When it is stale, in the same way; 0 for never.
-        request: The digest of the request whose memo says so; empty where there is none.
+        resolved: What is known beside them.
     """
 
     lock: Lock
-    digest: str
-    warnings: tuple[str, ...] = ()
-    resolved_at: int = 0
-    until: int = 0
-    request: str = ""
+    resolved: Resolved
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +163,7 @@ class Locker:
         with self.store.hold_request(digest, on_wait=lambda: self.watch(waiting), attend=attend):
             found = self._known(digest)
             # What somebody else has found while we waited is as good as what we would find.
-            if found is not None and not anew and (self._counts(found) or found.resolved_at > began):
+            if found is not None and not anew and (self._counts(found) or found.resolved.resolved_at > began):
                 return found
             if self.building is not None:
                 self.building.begin(digest)
@@ -194,7 +186,8 @@ class Locker:
 
     def _counts(self, known: Locked) -> bool:
         """Whether what is known is what is wanted."""
-        return not self.policy.again and (known.until == 0 or self.now() < known.until)
+        until = known.resolved.until
+        return not self.policy.again and (until == 0 or self.now() < until)
 
     def _offline(self, known: Locked | None) -> Locked:
         if known is not None:
@@ -218,15 +211,13 @@ class Locker:
         if lock is None or memo is None:
             return None
         self.budget.packages(len(lock.wheels))
-        return self._said(
-            Locked(
-                lock=lock,
-                digest=memo.lock,
-                resolved_at=memo.resolved_at,
-                until=self._until(memo.resolved_at),
-                request=digest,
-            )
+        known = Resolved(
+            lock=memo.lock,
+            resolved_at=memo.resolved_at,
+            until=self._until(memo.resolved_at),
+            request=digest,
         )
+        return self._said(Locked(lock=lock, resolved=known))
 
     def _resolved(self, digest: str, preferred: Mapping[str, str], *, fresh: bool) -> Locked:
         from vrfstore.requirements import resolve  # noqa: PLC0415 - as above
@@ -244,28 +235,30 @@ class Locker:
                 budget=self.budget,
                 watch=self.watch,
             )
-        found = self._kept(lock, resolved_at=int(self.now()))
-        memo = RequestMemo(lock=found.digest, resolved_at=found.resolved_at)
-        with leases.take(self.store.layout, lock=found.digest) as keeping:
+        found = self._kept(lock, resolved_at=int(self.now()), request=digest)
+        memo = RequestMemo(lock=found.resolved.lock, resolved_at=found.resolved.resolved_at)
+        with leases.take(self.store.layout, lock=memo.lock) as keeping:
             locks.write(self.store.layout, keeping, lock)
             memos.write_request(self.store.layout, keeping, digest, memo)
         self.watch(Event(kind="resolved", total=len(lock.wheels)))
-        return replace(found, request=digest)
+        return found
 
-    def _kept(self, lock: Lock, warnings: tuple[str, ...] = (), resolved_at: int = 0) -> Locked:
-        found = Locked(
-            lock=lock,
-            digest=locks.lock_digest(locks.dumps(lock)),
+    def _kept(
+        self, lock: Lock, warnings: tuple[str, ...] = (), *, resolved_at: int = 0, request: str = ""
+    ) -> Locked:
+        resolved = Resolved(
+            lock=locks.lock_digest(locks.dumps(lock)),
             warnings=warnings,
             resolved_at=resolved_at,
             until=self._until(resolved_at),
+            request=request,
         )
-        return self._said(found)
+        return self._said(Locked(lock=lock, resolved=resolved))
 
     def _said(self, found: Locked, warnings: tuple[str, ...] = ()) -> Locked:
         """Return what was found with all that is to be said of it."""
-        said = (*found.warnings, *warnings, *of_base.shadowed(self.request, found.lock))
-        return replace(found, warnings=tuple(dict.fromkeys(said)))
+        said = (*found.resolved.warnings, *warnings, *of_base.shadowed(self.request, found.lock))
+        return replace(found, resolved=replace(found.resolved, warnings=tuple(dict.fromkeys(said))))
 
     def _until(self, resolved_at: int) -> int:
         after = self.policy.stale_after
