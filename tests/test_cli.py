@@ -472,6 +472,23 @@ def test_what_the_system_refuses_in_a_store_is_a_matter_of_the_store(
         assert json.loads(capsys.readouterr().out)["error"]["kind"] == kind
 
 
+def test_of_what_cannot_be_renamed_it_is_said_where_it_was_to_be(
+    index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index.add(WheelSpec(name="pear"))
+    path = tmp_path / "pear.vrf"
+    path.write_text("pear\n")
+    command = ["--store", f"{tmp_path}/store", "link", str(path), "--refresh", "--json"]
+    assert run(command) == 0
+    memos = list((tmp_path / "store/requests").iterdir())
+    for memo in memos:
+        memo.unlink()
+        memo.mkdir()
+    capsys.readouterr()
+    assert run(command) == 17
+    assert json.loads(capsys.readouterr().out)["error"]["path"] in map(str, memos)
+
+
 def test_where_nothing_can_win_it_is_not_advised_to_let_one_win(
     index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -332,7 +332,7 @@ def test_no_store_is_made_to_be_collected(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["gc", "--dry-run"], ["why", "x"], ["du"], ["list", "--unused"], ["roots", "list"]],
+    [["gc", "--dry-run"], ["why", "x"], ["du"], ["list"], ["list", "--unused"], ["roots", "list"]],
     ids=" ".join,
 )
 def test_of_a_store_that_was_made_by_half_nothing_is_told(
@@ -369,12 +369,27 @@ def test_what_a_dry_run_would_take_is_not_said_to_hold_anything(
     assert seen.document["holders"] == done.document["holders"]
 
 
+@pytest.mark.parametrize("budget", [(), ("--max-size", "1k")], ids=["", "over budget"])
+def test_a_collection_is_told_of_although_its_metrics_cannot_be_written(
+    command: Command, tmp_path: Path, environments: list[str], budget: tuple[str, ...]
+) -> None:
+    # Longer than a name may be: who is root may write everywhere else.
+    place = f"{tmp_path}/{'x' * 300}.prom"
+    ended = command("gc", "--max-age", "0", "--grace", "1h", "--prometheus", place, *budget, "--json")
+    assert sorted(ended.document["removed"]["environments"]) == sorted(environments)
+    error = ended.document["error"]
+    assert (ended.code, error["kind"]) == ((20, "over-budget") if budget else (2, "path"))
+    assert budget or error["path"] == place
+    told = ended.err if budget else error["message"]
+    assert "the metrics cannot be written: File name too long" in told
+
+
 def test_over_budget_in_words(command: Command, store: Store, environments: list[str]) -> None:
     assert environments
     ended = command("gc", "--max-size", "1k")
     assert ended.code == 20
     assert "freed" in ended.out
-    assert "all that is left is in use" in ended.err
+    assert "all that is left is in use or too young" in ended.err
     assert len(store.entries()) == 4
 
 

@@ -74,7 +74,7 @@ def test_a_dry_run_speaks_of_what_would_be() -> None:
         ({"stopped": "time"}, "stopped, because the time is over; the next gc goes on from there"),
         ({"stopped": "freed"}, "stopped, because so much was to be freed and no more; the next gc goes on"),
         ({"problems": ("a", "b")}, "2 problems, see above"),
-        ({"missing": 7_000}, "over budget by 7.0 kB, all of it in use; most is held by"),
+        ({"missing": 7_000}, "over budget by 7.0 kB, all of it in use or too young; most is held by"),
         ({"kept": {"e": ("its record cannot be read",)}}, "1 its record cannot be read"),
     ],
 )

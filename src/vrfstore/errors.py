@@ -215,7 +215,7 @@ class CollisionError(VrfstoreError):
 
 
 class BudgetError(VrfstoreError):
-    """The store is over its budget, and all that is left is in use."""
+    """The store is over its budget, and all that is left is in use or too young."""
 
     exit_code = 20
     default_kind = "over-budget"

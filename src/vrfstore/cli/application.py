@@ -55,7 +55,7 @@ def application(context: click.Context, store: str | None) -> None:
 
     Exit codes: 0 done, 2 usage, 10 bad requirement, 11 cannot be resolved, 12 not there and not permitted, 13 a cap
     was hit, 14 index or network, 15 busy, 16 disk full, 17 store damaged, 18 a wheel was refused, 19 wheels collide,
-    20 over budget with all that is left in use, 21 store cannot be used, 22 interpreter unsuitable, 23 drift found, 70
-    internal error, 129 hung up, 130 interrupted, 141 the reader of stdout went away, 143 terminated.
+    20 over budget with all that is left in use or young, 21 store cannot be used, 22 interpreter unsuitable, 23 drift
+    found, 70 internal error, 129 hung up, 130 interrupted, 141 the reader of stdout went away, 143 terminated.
     """
     context.obj = store

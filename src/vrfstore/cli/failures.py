@@ -29,7 +29,9 @@ def is_bug(error: Exception) -> bool:
 
 def _translate(error: OSError) -> VrfstoreError:
     """Say what the operating system refused in the terms of the exit codes."""
-    place = None if error.filename is None else str(error.filename)
+    # Of two names the second is the one that was wanted; the first may be a temporary one.
+    named = error.filename if error.filename2 is None else error.filename2
+    place = None if named is None else str(named)
     reason = error.strerror or str(error)
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         hint = (

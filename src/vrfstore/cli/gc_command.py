@@ -9,7 +9,10 @@ import click
 
 from vrfstore.cli import gc_report, render
 from vrfstore.cli.asking import TIME
+from vrfstore.cli.failures import as_error
 from vrfstore.cli.options import DURATION, PATH, ROOM, SIZE, json_option, store_option
+from vrfstore.errors import VrfstoreError
+from vrfstore.gc.sweep import Report
 from vrfstore.runner import collecting, configuration
 from vrfstore.store.store import Store
 
@@ -121,20 +124,34 @@ def command(
         on_wait=lambda: render.warn("another gc is at work; waiting for it"),
         host=configured.host,
     )
-    if metrics is not None:
-        collecting.write_metrics(metrics, opened, report)
+    unwritten = None if metrics is None else _write_metrics(metrics, opened, report)
     for problem in report.problems:
         render.warn(problem)
     over = collecting.over_budget(report)
+    failure = over or unwritten
+    if over is not None and unwritten is not None:
+        render.warn(str(unwritten))
     holders = () if over is None else collecting.holders(opened, wanted, report)
     if as_json:
         document = gc_report.to_json(report, holders)
-        render.print_json(document if over is None else document | {"error": over.fields()})
+        render.print_json(document if failure is None else document | {"error": failure.fields()})
     else:
         render.plain(
             gc_report.to_text(report, max_age=wanted.max_age, holders=holders, packages=report.contents)
         )
-    if over is not None:
+    if failure is not None:
         if not as_json:
-            render.error(over, as_json=False)
-        click.get_current_context().exit(over.exit_code)
+            render.error(failure, as_json=False)
+        click.get_current_context().exit(failure.exit_code)
+
+
+def _write_metrics(path: str, store: Store, report: Report) -> VrfstoreError | None:
+    """Write the metrics; return why that failed, if it did: what was collected is told of all the same."""
+    try:
+        collecting.write_metrics(path, store, report)
+    except VrfstoreError as error:
+        return error
+    except OSError as error:
+        # Not with the name that the file has while it is written.
+        return as_error(OSError(error.errno, f"the metrics cannot be written: {error.strerror}", path))
+    return None

@@ -164,7 +164,7 @@ def _ended(report: Report) -> Iterator[str]:
 def _over_budget(report: Report, holders: Sequence[Holder]) -> Iterator[str]:
     if not report.missing:
         return
-    yield f"over budget by {render.size(report.missing)}, all of it in use; most is held by"
+    yield f"over budget by {render.size(report.missing)}, all of it in use or too young; most is held by"
     for holder in holders[:_HOLDERS]:
         sizes = f"{render.size(holder.exclusive)}, and {render.size(holder.shared)} shared"
         yield f"  {holder.what}: {sizes} ({'; '.join(holder.why[:1])})"

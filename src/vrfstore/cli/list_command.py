@@ -12,7 +12,7 @@ import click
 from vrfstore.cli import render
 from vrfstore.cli.options import json_option, store_option
 from vrfstore.errors import StoreDamagedError
-from vrfstore.store.store import Store
+from vrfstore.store.store import Store, check_whole
 
 __all__ = ["command"]
 
@@ -47,6 +47,7 @@ def command(default_store: str | None, store: str | None, *, only_unused: bool, 
 
         unused_listing.show(opened, as_json=as_json)
         return
+    check_whole(opened.layout)
     entries: list[dict[str, Any]] = []
     sizes: dict[str, int] = {}
     names: dict[str, str] = {}

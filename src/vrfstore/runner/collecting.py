@@ -108,11 +108,11 @@ def _check_host(store: Store, host: str | None) -> None:
 
 
 def over_budget(report: Report) -> BudgetError | None:
-    """Return the error of a collection that could not free enough, because what is left is in use."""
+    """Return the error of a collection that could not free enough, because what is left is in use or too young."""
     if not report.missing:
         return None
     return BudgetError(
-        f"{size_text(report.missing)} more would have to go, and all that is left is in use",
+        f"{size_text(report.missing)} more would have to go, and all that is left is in use or too young",
         hint="see what holds it: vrfstore du; raise the budget, shorten --grace, or end what is in use",
     )
 
