@@ -24,12 +24,11 @@ from vrfstore.store.entry_plan import (
     plan_from_json,
     plan_to_json,
     ready_links,
-    ready_record,
-    record_bytes,
     scheme_trees,
 )
 from vrfstore.store.layout import DIGEST_LENGTHS, Layout, entry_directory, environment_directory
 from vrfstore.store.manifest import StoredFile
+from vrfstore.store.record_file import ready_record, record_bytes
 
 DIST_INFO = "alpha-1.0.dist-info"
 Trees = dict[str, Tree]

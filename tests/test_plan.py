@@ -22,9 +22,10 @@ from vrfstore.linker.plan import (
     settled,
 )
 from vrfstore.model import Digest, EntryPlan, EntryReference, Interpreter, Libraries, LinkOptions
-from vrfstore.store.entry_plan import link_target, ready_record, scheme_trees
+from vrfstore.store.entry_plan import link_target, scheme_trees
 from vrfstore.store.layout import entry_directory
 from vrfstore.store.manifest import StoredFile
+from vrfstore.store.record_file import ready_record
 
 INTERPRETER = Interpreter(
     executable="/opt/python/bin/python3",

@@ -14,8 +14,9 @@ from vrfstore.gc.policy import EnvironmentState, Policy, Snapshot, decide
 from vrfstore.linker.plan import merge, plan_environment
 from vrfstore.model import Digest, EntryPlan, EntryReference, LinkOptions
 from vrfstore.requirements.parse import parse
-from vrfstore.store.entry_plan import ready_record, scheme_trees
+from vrfstore.store.entry_plan import scheme_trees
 from vrfstore.store.layout import entry_directory
+from vrfstore.store.record_file import ready_record
 
 WHEELS, ENTRIES, LINES = 1_000, 100_000, 1_000
 NOW = 1_800_000_000.0

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import NewType, TypeAlias
 
 from vrfstore.errors import UsageError
 from vrfstore.values import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NewType, TypeAlias
 
 __all__ = [
     "Borrowed",
@@ -35,11 +38,18 @@ __all__ = [
     "parse_digest",
 ]
 
-Digest = NewType("Digest", str)
-"""The SHA-256 of a wheel file: 64 lower-case hexadecimal digits. Names an entry."""
+if TYPE_CHECKING:
+    Digest = NewType("Digest", str)
+    """The SHA-256 of a wheel file: 64 lower-case hexadecimal digits. Names an entry."""
 
-EnvironmentKey = NewType("EnvironmentKey", str)
-"""Names a managed environment: 32 lower-case hexadecimal digits over wheels, interpreter and options."""
+    EnvironmentKey = NewType("EnvironmentKey", str)
+    """Names a managed environment: 32 lower-case hexadecimal digits over wheels, interpreter and options."""
+else:
+
+    def Digest(text: str) -> str:  # noqa: D103, N802 - as typing's, which takes 2 ms to load
+        return text
+
+    EnvironmentKey = Digest
 
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
 

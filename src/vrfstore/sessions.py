@@ -13,7 +13,10 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["session"]
 

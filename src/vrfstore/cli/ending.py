@@ -12,11 +12,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
 
 from vrfstore.requirements.budget import Budget, Caps
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from vrfstore.requirements.policy import Policy
 
 __all__ = ["ENDING", "TerminatedError", "answering", "deadline", "limited", "terminable"]

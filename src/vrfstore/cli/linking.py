@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 from vrfstore.cli import render
 from vrfstore.cli.ending import limited
@@ -22,6 +21,10 @@ from vrfstore.runner.outcome import Outcome
 from vrfstore.runner.run import base_variables, changed_variables
 from vrfstore.store.store import Store
 from vrfstore.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["answer"]
 

@@ -8,13 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TextIO
 
 from vrfstore.cli.render import size
 from vrfstore.model import Event, Watcher
 from vrfstore.runner.log import sentence
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from rich.progress import Progress, TaskID
 
 __all__ = ["watching"]

@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from vrfstore.cli.ending import answering
 from vrfstore.errors import UsageError, VrfstoreError
 from vrfstore.units import moment_text as moment
 from vrfstore.units import size_text as size
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import click
 

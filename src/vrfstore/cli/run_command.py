@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -16,8 +16,11 @@ from vrfstore.cli.options import PATH, check_into, link_options, root_option, st
 from vrfstore.cli.progress import watching
 from vrfstore.errors import RequirementsError, UsageError, VrfstoreError
 from vrfstore.runner.link import link
-from vrfstore.runner.run import Prepared, Runnable, mend, named, prepare, replace_process, stay_beside
+from vrfstore.runner.run import Prepared, mend, named, prepare, replace_process, stay_beside
 from vrfstore.store.store import Store
+
+if TYPE_CHECKING:
+    from vrfstore.runner.runnable import Runnable
 
 __all__ = ["command"]
 

@@ -10,10 +10,13 @@ import os
 import signal
 import sys
 from collections.abc import Collection, Sequence
-from typing import NoReturn
 
 from vrfstore.cli import render, usual
 from vrfstore.cli.ending import ENDING, TerminatedError, terminable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 __all__ = ["leave", "run"]
 

@@ -8,9 +8,12 @@ same understanding. The path of a hit (``cli.quick``) understands still less, an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from vrfstore.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Words", "parse"]
 

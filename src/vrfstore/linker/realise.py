@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Callable
 
 from vrfstore import fs
 from vrfstore.linker.plan import EnvironmentPlan, NewRecord
-from vrfstore.store.entry_plan import record_bytes
 
 __all__ = ["new_record", "realise"]
 
@@ -52,6 +50,10 @@ def realise(
 
 def new_record(record: NewRecord, store_root: str, headers: str) -> bytes:
     """Return the bytes of a RECORD whose first rows name the directory links of this environment."""
+    import csv  # noqa: PLC0415 - most environments need no RECORD but those that are prepared
+
+    from vrfstore.store.record_file import record_bytes  # noqa: PLC0415 - as above
+
     with open(f"{store_root}/{record.source}", encoding="utf-8", newline="") as stream:
         rows = list(csv.reader(stream))[record.skip :]
     # Headers lie below a directory that is named after the interpreter.

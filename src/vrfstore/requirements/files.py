@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Literal, TypeAlias
 
 from vrfstore.errors import RequirementsError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
 __all__ = ["LARGEST", "Kind", "is_trusted", "kind_of", "read"]
 
-Kind: TypeAlias = Literal["lock", "project", "script", "text"]
+Kind: TypeAlias = "Literal['lock', 'project', 'script', 'text']"
 
 LARGEST = 1 << 20
 """Bytes of a requirements text or a project, which people read; more than this is something else."""

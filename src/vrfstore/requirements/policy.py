@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from vrfstore.errors import NotPermittedError
 from vrfstore.requirements.budget import Caps
 from vrfstore.values import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:  # what resolves takes 60 ms to import, which a hit does not pay
     from vrfstore.requirements.solution import ResolverName
 

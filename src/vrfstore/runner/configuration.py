@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
 
 from vrfstore import fs
 from vrfstore.errors import UsageError
@@ -18,7 +17,10 @@ from vrfstore.requirements.policy import Policy
 from vrfstore.units import parse_duration, parse_room, parse_size
 from vrfstore.values import dataclass, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:  # see requirements.policy
+    from typing import Any
+
     from vrfstore.gc.policy import Room
     from vrfstore.requirements.solution import ResolverName
 

@@ -41,10 +41,11 @@ from vrfstore.linker.plan import (
 from vrfstore.model import Digest, EntryReference, Event, Interpreter, Watcher, nobody
 from vrfstore.needs import Described, described, needs
 from vrfstore.store import condemned, externals, interpreters, leases, records
-from vrfstore.store.entry_plan import INSTALLED, record_bytes
+from vrfstore.store.entry_plan import INSTALLED
 from vrfstore.store.externals import ExternalRecord
 from vrfstore.store.layout import SITE_PACKAGES
 from vrfstore.store.leases import Lease
+from vrfstore.store.record_file import record_bytes
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.scripts import trampolined
 from vrfstore.store.store import Store

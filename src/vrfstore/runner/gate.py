@@ -19,7 +19,6 @@ import os
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
 
 from vrfstore import codec, fs
 from vrfstore.errors import NotPermittedError, VrfstoreError
@@ -28,6 +27,10 @@ from vrfstore.runner.result import LinkResult
 from vrfstore.store.layout import Layout
 from vrfstore.units import moment_text
 from vrfstore.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["Audit", "check", "identity"]
 

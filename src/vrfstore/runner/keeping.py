@@ -6,14 +6,16 @@ whether the environment is there, or has had a lease on it all the time.
 
 from __future__ import annotations
 
-from typing import Self
-
 from vrfstore.errors import UsageError
 from vrfstore.store import leases
 from vrfstore.store.leases import UNSEEN, Lease
 from vrfstore.store.machine import Machine, Process
 from vrfstore.store.store import Store
 from vrfstore.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["LONGEST", "Keeping"]
 

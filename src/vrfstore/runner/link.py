@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from vrfstore import fs
 from vrfstore import interpreter as probing
@@ -37,6 +36,7 @@ from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 from vrfstore.values import dataclass, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vrfstore.requirements.targets import Target
 

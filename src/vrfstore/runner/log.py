@@ -13,11 +13,14 @@ import re
 import stat
 import threading
 from collections.abc import Sequence
-from typing import Self
 
 from vrfstore.errors import UsageError, VrfstoreError
 from vrfstore.model import Event
 from vrfstore.units import size_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["Log", "packages_text", "sentence"]
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Literal
 
 from vrfstore import fs
 from vrfstore.linker.composing import composed
@@ -43,12 +42,15 @@ from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 from vrfstore.values import dataclass, field, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
     from vrfstore.requirements.fetch import Fetched
 
 __all__ = ["CompileMode", "Made", "Making", "Ready"]
 
-CompileMode = Literal["eager", "background", "off"]
+CompileMode: TypeAlias = "Literal['eager', 'background', 'off']"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn, Protocol
 
 from vrfstore import fs
 from vrfstore.errors import DriftError, StoreError, UsageError, VrfstoreError
@@ -19,11 +18,13 @@ from vrfstore.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from vrfstore.runner.inspection import Found
+    from vrfstore.runner.runnable import Runnable
 
 __all__ = [
     "Prepared",
-    "Runnable",
     "base_variables",
     "changed_variables",
     "command_environment",
@@ -36,25 +37,6 @@ __all__ = [
 
 
 _PIP = frozenset({"pip", "pip3"})
-
-
-class Runnable(Protocol):
-    """An environment that a command can run in: its directory, its python, and what keeps it."""
-
-    @property
-    def environment(self) -> str: ...  # noqa: D102 - see the class
-
-    @property
-    def python(self) -> str: ...  # noqa: D102
-
-    @property
-    def lease(self) -> Lease | None: ...  # noqa: D102
-
-    @property
-    def user_site(self) -> bool: ...  # noqa: D102
-
-    @property
-    def compiled(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)

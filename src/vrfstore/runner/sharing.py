@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from vrfstore.errors import StoreError, UsageError
 from vrfstore.store.layout import Layout
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vrfstore.store.shared import SharedStore
 

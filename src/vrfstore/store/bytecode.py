@@ -14,12 +14,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from vrfstore import codec, fs
 from vrfstore.model import Interpreter
 from vrfstore.store.layout import BYTECODE, SITE_PACKAGES, Layout
 from vrfstore.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "BytecodeRecord",

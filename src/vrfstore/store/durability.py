@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 
 from vrfstore import fs
 
@@ -43,6 +42,8 @@ class GroupSync:
             self._tickets[name] = self._begun
             if self._descriptor is None:
                 self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                import weakref  # noqa: PLC0415 - for who adds something
+
                 weakref.finalize(self, os.close, self._descriptor)
 
     def sync(self, path: str, name: str = "") -> None:

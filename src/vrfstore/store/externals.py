@@ -12,7 +12,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
@@ -22,6 +21,10 @@ from vrfstore.store.layout import Layout
 from vrfstore.store.leases import Lease
 from vrfstore.store.records import options_from_json, references_from_json, references_to_json
 from vrfstore.values import asdict, dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "RECORD",
@@ -47,7 +50,7 @@ __all__ = [
 RECORD = "vrfstore.json"
 """The record's name in an environment."""
 
-State = Literal["there", "absent", "unknown"]
+State: TypeAlias = "Literal['there', 'absent', 'unknown']"
 """What has become of an external environment."""
 
 _SCHEMA = 1

@@ -29,6 +29,7 @@ from vrfstore.store.entry_plan import DATA, HEADERS, SCRIPTS
 from vrfstore.store.layout import BYTECODE, SITE_PACKAGES
 from vrfstore.store.libraries import libraries_of
 from vrfstore.store.manifest import Manifest, StoredFile, bytecode_directories
+from vrfstore.store.record_file import ready_record
 from vrfstore.store.wheel import CheckedStream, checked_wheel
 from vrfstore.store.zip_structure import Limits
 from vrfstore.values import dataclass
@@ -226,9 +227,7 @@ class EntryWriter(WheelDestination):
             ready=self._ready,
         )
         self._write_bytes("links/INSTALLER", INSTALLER)
-        data, record_links = entry_plan.ready_record(
-            self._files.values(), trees, ready=self._ready, record=record
-        )
+        data, record_links = ready_record(self._files.values(), trees, ready=self._ready, record=record)
         self._write_bytes("links/RECORD", data)
         targets = {
             f"links/{name}": target for name, target in entry_plan.ready_links(reference.directory, links)

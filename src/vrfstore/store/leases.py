@@ -38,7 +38,6 @@ import math
 import os
 import re
 from collections.abc import Iterable
-from typing import Literal, Self
 
 from vrfstore import codec, fs
 from vrfstore.model import Digest
@@ -46,6 +45,10 @@ from vrfstore.store.holds import locked
 from vrfstore.store.layout import Layout, lease_until
 from vrfstore.store.machine import Machine, Process
 from vrfstore.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, Self, TypeAlias
 
 __all__ = [
     "UNSEEN",
@@ -60,7 +63,7 @@ __all__ = [
     "take_until",
 ]
 
-LeaseKind = Literal["held", "process", "until", "unknown"]
+LeaseKind: TypeAlias = "Literal['held', 'process', 'until', 'unknown']"
 
 UNSEEN = 7 * 86400.0
 """Seconds that a lease of a process holds where nobody can see that, unless it is said otherwise."""

@@ -16,9 +16,10 @@ from vrfstore import codec
 from vrfstore.errors import WheelError
 from vrfstore.model import EntryPlan, EntryReference, Libraries, Node
 from vrfstore.store.archive_contents import name_problem
-from vrfstore.store.entry_plan import HEADERS, INSTALLED, SCRIPTS, ready_links, ready_record, scheme_trees
+from vrfstore.store.entry_plan import HEADERS, INSTALLED, SCRIPTS, ready_links, scheme_trees
 from vrfstore.store.layout import BYTECODE, SITE_PACKAGES
 from vrfstore.store.manifest import Manifest, StoredFile, bytecode_directories, parents
+from vrfstore.store.record_file import ready_record
 from vrfstore.store.wheel import parse_filename
 from vrfstore.values import dataclass, replace
 

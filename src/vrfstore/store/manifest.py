@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from vrfstore import codec
 from vrfstore.model import Digest, EntryReference
 from vrfstore.store.layout import BYTECODE, SITE_PACKAGES
 from vrfstore.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Manifest", "StoredFile", "bytecode_directories", "parents"]
 

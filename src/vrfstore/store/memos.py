@@ -11,13 +11,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from typing import Any
 
 from vrfstore import codec, fs
 from vrfstore.model import Digest
 from vrfstore.store.layout import MEMO_SCHEMA, Layout
 from vrfstore.store.leases import Lease
 from vrfstore.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "Recipe",

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError
 from vrfstore.model import Digest, EntryReference, EnvironmentKey, Interpreter, LinkOptions
 from vrfstore.store.layout import Layout
 from vrfstore.values import asdict, dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "EnvironmentRecord",

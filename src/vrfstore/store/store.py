@@ -9,7 +9,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO
 
 from vrfstore import codec, fs
 from vrfstore.errors import StoreDamagedError, StoreError, UsageError, VrfstoreError, WheelError
@@ -32,7 +31,10 @@ from vrfstore.store.leases import Lease
 from vrfstore.store.manifest import Manifest
 from vrfstore.values import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from vrfstore.store.ingest import Job, Staged
     from vrfstore.store.zip_structure import Limits
 
