@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -730,6 +731,15 @@ def test_for_one_set_of_entries_there_is_one_worker(store: Store, add: Callable[
     assert logged.count(f"{directory}: compiled 4") == 1
 
 
+def opened(pid: int) -> list[str]:
+    """The names of all files that a process has open; it may be opening and closing others meanwhile."""
+    names = []
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            names.append(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+    return names
+
+
 def test_a_worker_outlives_its_parent_and_gives_way_to_everybody(
     store: Store, add: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -774,12 +784,7 @@ def test_a_worker_outlives_its_parent_and_gives_way_to_everybody(
         assert os.path.samefile(f"/proc/{pid}/cwd", "/")
         os.kill(pid, signal.SIGHUP)
         wait_until(lambda: len(os.listdir(store.layout.of("leases"))) == 2)
-        leases = [
-            name
-            for descriptor in os.listdir(f"/proc/{pid}/fd")
-            if "/leases/" in (name := os.readlink(f"/proc/{pid}/fd/{descriptor}"))
-        ]
-        assert len(leases) == 1
+        assert len([name for name in opened(pid) if "/leases/" in name]) == 1
         assert pid not in {process for used in runtime.names_in_use(store.root).values() for process in used}
     wait_until(lambda: is_compiled(store.layout, directory, base()))
     wait_until(lambda: worker(log) is None)
