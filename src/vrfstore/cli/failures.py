@@ -29,8 +29,9 @@ def is_bug(error: Exception) -> bool:
 
 def _translate(error: OSError) -> VrfstoreError:
     """Say what the operating system refused in the terms of the exit codes."""
-    # Of two names the second is the one that was wanted; the first may be a temporary one.
-    named = error.filename if error.filename2 is None else error.filename2
+    # Of two names the second is the one that was wanted, and the first may be a temporary one, unless it is not there.
+    first = error.filename2 is None or error.errno == errno.ENOENT
+    named = error.filename if first else error.filename2
     place = None if named is None else str(named)
     reason = error.strerror or str(error)
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:

@@ -41,9 +41,9 @@ class GroupSync:
         with self._changed:
             self._tickets[name] = self._begun
             if self._descriptor is None:
-                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 import weakref  # noqa: PLC0415 - for who adds something
 
+                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 weakref.finalize(self, os.close, self._descriptor)
 
     def sync(self, path: str, name: str = "") -> None:

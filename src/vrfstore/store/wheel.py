@@ -40,6 +40,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from vrfstore.errors import WheelError
+from vrfstore.store.manifest import parents
 from vrfstore.store.scripts import entry_points
 from vrfstore.store.zip_structure import Limits, StructureError, check_structure, read_headers
 
@@ -175,8 +176,6 @@ class CheckedWheel(WheelFile):
 
     def _check_members(self) -> None:
         """Look at the central directory only: names, types, and what zipfile could not read anyway."""
-        files: set[str] = set()
-        directories: set[str] = set()
         for item in self._zipfile.infolist():
             # zipfile cuts a name at NUL; what another reader would see is orig_filename.
             name = item.orig_filename
@@ -192,14 +191,9 @@ class CheckedWheel(WheelFile):
                     kind="wheel-member-type",
                     member=name,
                 )
-            parent = name.rpartition("/")[0]
-            # Above one that was seen, all were.
-            while parent and parent not in directories:
-                directories.add(parent)
-                parent = parent.rpartition("/")[0]
-            if not name.endswith("/"):
-                files.add(name)
-        for name in sorted(files & directories):
+        names = self._zipfile.namelist()
+        files = {name for name in names if not name.endswith("/")}
+        for name in sorted(files & parents(names)):
             self.refuse(
                 f"member {name!r} is a file and a directory", kind="wheel-member-duplicate", member=name
             )
@@ -444,6 +438,7 @@ def problem_with_name(name: str) -> str | None:
         return "leads out of the wheel"
     if "." in parts or "" in parts:
         return "has a path that is not normalised"
+    # No part is longer than all of it.
     size = len(name.encode())
     if size > _LONGEST_PART and (
         size > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_PART for part in parts)

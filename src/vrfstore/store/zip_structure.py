@@ -186,9 +186,7 @@ def unpacked_size(stream: BinaryIO, limits: Limits) -> int:
     Raises:
         StructureError: The end records or the central directory are not acceptable.
     """
-    directory = _read_end(stream)
-    _check_room(directory, limits)
-    return sum(member.unpacked for member in _members(stream, directory))
+    return sum(member.unpacked for member in read_headers(stream, limits).members)
 
 
 class _Directory(NamedTuple):
