@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from support import crash, figures
 from support.commands import Command, check_links, commands
 from support.index import Index
 from vrfstore import fs
+from vrfstore.gc import scan
 from vrfstore.store.store import Store
 
 
@@ -130,6 +132,20 @@ def _own_signals() -> None:
     """Ctrl-C is as a process has it at its start, for the test and for all that it starts, whatever ran before."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _tick_before_gc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each gc begin in a tick that follows what the test did: of what was used in its own tick it takes nothing."""
+    usual = scan.now
+
+    def now() -> float:
+        before = usual()
+        while usual() == before:
+            time.sleep(0.001)
+        return usual()
+
+    monkeypatch.setattr(scan, "now", now)
 
 
 @pytest.fixture

@@ -159,7 +159,6 @@ def mended(store: Store, *targets: str, **options: object) -> VerifyReport:
 
 
 def collected(store: Store, policy: Policy = EVERYTHING) -> sweep.Report:
-    time.sleep(0.01)  # what was just made is older than the clock's grain
     return sweep.collect(store, policy)
 
 

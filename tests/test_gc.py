@@ -94,7 +94,6 @@ class World:
         roots.add(self.store, "pin", self.live)
 
     def collect(self, policy: Policy = EVERYTHING) -> sweep.Report:
-        time.sleep(0.01)  # what was just made is older than the clock's grain
         return sweep.collect(self.store, policy)
 
 

@@ -76,7 +76,6 @@ class World:
             reachable(self.store.layout.of("environments", directory))
 
     def collect(self) -> sweep.Report:
-        time.sleep(0.01)  # what was just made is older than the clock's grain
         return sweep.collect(self.store, EVERYTHING)
 
     def names(self) -> set[str]:

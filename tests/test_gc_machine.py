@@ -245,7 +245,7 @@ class Machine(RuleBasedStateMachine):
     @step(when=lambda self: self.model.environments)
     def take_a_lease_whose_time_is_over(self, number: int) -> None:
         key = self._environment(number).name.partition(".")[0]
-        leases.take_until(self.store.layout, 1, environment=key, machine=AnHourAgo())
+        leases.take_until(self.store.layout, 1, environment=key, machine=AtItsStart())
 
     @rule(number=st.integers(0, 9))
     @step(when=lambda self: self.model.environments and len(self.running) < 2)
@@ -418,11 +418,11 @@ class Machine(RuleBasedStateMachine):
         return Environment(key=record.key, needs=needs(record), used=round((used - self.began) / DAY))
 
 
-class AnHourAgo(machine.Machine):
-    """This machine, as it was."""
+class AtItsStart(machine.Machine):
+    """This machine, as it was, however short that is ago."""
 
     def since_boot(self) -> float:
-        return super().since_boot() - 3600
+        return 0.0
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

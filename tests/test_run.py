@@ -143,7 +143,6 @@ def test_a_pip_that_the_environment_has_is_run(requirements: Path, store: Store,
 
 def collected(store: Store) -> tuple[str, ...]:
     """Return which environments a collection takes that goes by nothing but roots, leases and processes."""
-    time.sleep(0.01)  # what was just made is older than the clock's grain
     return collect(store, Policy(max_age=0, grace=0)).environments
 
 

@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -154,12 +153,6 @@ class Site:
         path.mkdir()
         path.chmod(0o1777)
         return path
-
-    def collect_own(self) -> None:
-        """Collect all that may go in the store of one's own."""
-        # What was used in the tick of the file system's clock in which a gc begins stays.
-        time.sleep(0.02)
-        sweep.collect(self.own, EVERYTHING)
 
     def collect_shared(self) -> list[str]:
         """Collect all that may go in the shared store; return the distributions that went."""
@@ -665,7 +658,7 @@ def test_who_is_told_what_is_borrowed_keeps_it(site: Site) -> None:
     assert site.collect_shared() == ["bottom", "orchard_fig"]
     assert site.quick("--shared-store", site.shared.root) == result.python
     assert says(result.python, "import apple; print(apple.pear.ripe)") == "True"
-    site.collect_own()
+    sweep.collect(site.own, EVERYTHING)
     assert list(box.iterdir()) == []
     assert clients.lenders(site.own.layout) == frozenset()
     assert site.collect_shared() == ["pear"]
@@ -682,7 +675,7 @@ def test_a_registration_grows_and_shrinks_with_what_is_borrowed(site: Site) -> N
         "store": site.own.root,
         "entries": sorted([pear, fig]),
     }
-    site.collect_own()
+    sweep.collect(site.own, EVERYTHING)
     assert json.loads(registration.read_text())["entries"] == [pear]
 
 
@@ -696,7 +689,7 @@ def test_a_store_that_is_spelt_in_two_ways_keeps_what_is_borrowed_by_either(
         site.link("orchard-fig\n", root="other", shared_store=tmp_path / "elsewhere"),
         site.link("bottom\n", root="third", shared_store=f"/{site.shared.root}"),
     ]
-    site.collect_own()
+    sweep.collect(site.own, EVERYTHING)
     (registration,) = box.iterdir()
     assert len(json.loads(registration.read_text())["entries"]) == 3
     assert site.collect_shared() == []
@@ -704,7 +697,7 @@ def test_a_store_that_is_spelt_in_two_ways_keeps_what_is_borrowed_by_either(
         says(result.python, f"import {module}")
     for name in ("one", "other"):
         site.command("roots", "remove", name)
-    site.collect_own()
+    sweep.collect(site.own, EVERYTHING)
     assert site.collect_shared() == ["orchard_fig", "pear"]
 
 
@@ -725,7 +718,7 @@ def test_a_place_for_registrations_that_comes_later_is_used_from_the_next_gc_on(
     box = site.open_clients()
     assert site.link().status == "hit"
     assert list(box.iterdir()) == []
-    site.collect_own()
+    sweep.collect(site.own, EVERYTHING)
     assert len(list(box.iterdir())) == 1
     assert site.collect_shared() == ["bottom", "orchard_fig"]
 
@@ -734,11 +727,11 @@ def test_what_was_told_to_a_store_that_is_away_is_not_forgotten(site: Site) -> N
     box = site.open_clients()
     site.link()
     os.rename(site.shared.root, f"{site.shared.root}.away")
-    site.collect_own()
+    sweep.collect(site.own, EVERYTHING)
     assert clients.lenders(site.own.layout) == {site.shared.root}
     os.rename(f"{site.shared.root}.away", site.shared.root)
     assert len(list(box.iterdir())) == 1
-    site.collect_own()
+    sweep.collect(site.own, EVERYTHING)
     assert list(box.iterdir()) == []
     assert clients.lenders(site.own.layout) == frozenset()
 
@@ -778,7 +771,7 @@ def test_two_stores_that_borrow_do_not_forget_each_other(site: Site, tmp_path: P
     shutil.copytree(other.root, tmp_path / "third", symlinks=True)
     site.link("pear\n", store=tmp_path / "third", policy=Wanted(refresh=True))
     assert len(list(box.iterdir())) == 3
-    site.collect_own()
+    sweep.collect(site.own, EVERYTHING)
     assert site.collect_shared() == ["bottom", "orchard_fig"]
 
 

@@ -95,7 +95,6 @@ class World:
 
     def collect(self, *, linked_outside: int = 0) -> int:
         """Let everything go that nothing keeps; return the bytes that came back."""
-        time.sleep(0.01)  # what was just made is older than the clock's grain
         before = sizes.size_of(self.store.root)
         report = sweep.collect(self.store, EVERYTHING)
         assert report.problems == ()

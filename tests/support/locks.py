@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from support.crash import wheel_digest
+from vrfstore import fs
 from vrfstore.model import Lock, LockedWheel
 from vrfstore.requirements import lock as locks
 
@@ -18,7 +20,10 @@ def write_lock(folder: Path, wheels: Sequence[Path]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "pylock.toml"
     lock = Lock(python=f"{sys.version_info[0]}.{sys.version_info[1]}", wheels=tuple(map(_locked, wheels)))
-    path.write_text(locks.dumps(lock))
+    # In one step: another process may be writing or reading the same.
+    whole = folder / f"{fs.unique_name()}.part"
+    whole.write_text(locks.dumps(lock))
+    os.replace(whole, path)
     return path
 
 

@@ -37,6 +37,19 @@ function runs(pid) {
   }
 }
 
+/**
+ * Wait for the end of a process; what it had open is closed a little earlier.
+ *
+ * @param {number} pid
+ */
+async function gone(pid) {
+  const deadline = performance.now() + 10_000;
+  while (runs(pid)) {
+    assert(performance.now() < deadline, `${pid} still runs`);
+    await sleep(5);
+  }
+}
+
 test('every option is said to the command', async () => {
   const words = join(scratch, 'words');
   const options = script('say', `printf '%s\\n' "$@" >${words}; echo '{"status": "error"}'`);
@@ -109,7 +122,7 @@ test('abort ends all that was started, and says so', async () => {
     assert.equal(/** @type {Error} */ (error.cause).message, 'stop');
     return true;
   });
-  for (const pid of readFileSync(pids, 'utf8').trim().split('\n')) assert(!runs(Number(pid)));
+  for (const pid of readFileSync(pids, 'utf8').trim().split('\n')) await gone(Number(pid));
 });
 
 test('what does not end when it is asked to is killed', async (context) => {
