@@ -259,7 +259,8 @@ def test_a_signal_ends_a_link_with_an_object_and_all_that_it_has_started(
             assert time.monotonic() < deadline_at, running.poll()
             time.sleep(0.02)
         running.send_signal(number)
-        out, err = running.communicate(timeout=30)
+        # Nothing that is still on its way is waited for: a socket has 15 seconds.
+        out, err = running.communicate(timeout=10)
     index.delay.clear()
     assert running.returncode == code, err
     assert answer(out)["error"]["kind"] == kind

@@ -77,5 +77,10 @@ def _told(wheels: Sequence[LockedWheel], settings: PipSettings, budget: Budget) 
         Source(settings, budget, workers=_WORKERS) as source,
         ThreadPoolExecutor(min(_WORKERS, len(wheels)), thread_name_prefix="size") as pool,
     ):
-        sizes = outcomes(pool, ask, wheels)
+        try:
+            sizes = outcomes(pool, ask, wheels)
+        except BaseException:
+            # Nobody wants the other answers any more, and whoever pressed Ctrl-C waits for them.
+            source.stop()
+            raise
     return {wheel.digest: size for wheel, size in zip(wheels, sizes, strict=True) if size is not None}
