@@ -51,10 +51,7 @@ WAVES = [
 GOOD = sorted(path for wave in WAVES for path in wave)
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out syncfs(2), which waits for other processes' writes."""
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @pytest.fixture

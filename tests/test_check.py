@@ -25,10 +25,7 @@ from vrfstore.store import interpreters, leases, records
 from vrfstore.store.records import EnvironmentRecord
 from vrfstore.store.store import Store
 
-
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @pytest.fixture

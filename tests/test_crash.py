@@ -54,10 +54,7 @@ LEFTOVERS_ONLY = Policy(max_age=3600, grace=3600)
 EVERYTHING = Policy(max_age=0, grace=0)
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out syncfs(2): a killed process loses nothing that it wrote, and other processes' writes are slow."""
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @pytest.fixture

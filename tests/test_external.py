@@ -58,10 +58,7 @@ LARGE = WheelSpec(name="large", files={"large/__init__.py": "", "top.so": b"\x7f
 EVERYTHING = Policy(max_age=0, grace=0)
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out syncfs(2): nothing here is about power cuts."""
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @pytest.fixture

@@ -50,6 +50,9 @@ UNREADABLE = {
 """What a record may come to hold that was not written by this version."""
 
 
+pytestmark = pytest.mark.usefixtures("without_sync")
+
+
 class World:
     """A store with two environments, ``live`` and ``dead``, that share an entry; and how to ask about it."""
 
@@ -103,12 +106,6 @@ def world(store: Store, tmp_path: Path) -> World:
     folder = tmp_path / "wheels"
     folder.mkdir()
     return World(store, folder)
-
-
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out syncfs(2), which waits for what other processes write."""
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
 
 
 def test_without_roots_and_users_everything_goes(world: World) -> None:

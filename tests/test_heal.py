@@ -47,10 +47,7 @@ PEAR_0 = WheelSpec(name="pear", version="0.5", files={"pear/__init__.py": "who =
 FIG = WheelSpec(name="fig", files={"fig/__init__.py": "who = 'by hand'\n"})
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out syncfs(2): nothing here is about power cuts."""
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @dataclass(frozen=True)

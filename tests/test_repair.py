@@ -67,9 +67,7 @@ LEFTOVERS_ONLY = Policy(max_age=3600, grace=3600)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @pytest.fixture

@@ -24,9 +24,7 @@ PEAR = WheelSpec(name="pear", files={"pear.py": "X = 'good'\n", "orchard/__init_
 SHOW = "import pear, orchard; print(pear.X, orchard.Y)"
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @pytest.fixture

@@ -31,9 +31,7 @@ EVERYTHING = Policy(max_age=0, grace=0)
 FILLING = "x = 1\n" * 2000
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 def couple(store: Store, folder: Path) -> EnvironmentRecord:

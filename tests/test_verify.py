@@ -65,9 +65,7 @@ EVERYTHING = Policy(max_age=0, grace=0)
 Corruption = Callable[[Path], object]
 
 
-@pytest.fixture(autouse=True)
-def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 @pytest.fixture

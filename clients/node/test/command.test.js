@@ -141,7 +141,7 @@ test('what does not keep to its time is ended ten seconds later', async (context
   context.mock.timers.enable({ apis: ['setTimeout'] });
   /** @type {string[]} */
   const early = [];
-  const body = `trap 'echo early >&2' TERM; echo ready >&2; sleep 0.2; echo still >&2; exec sleep 60`;
+  const body = `trap 'echo early >&2' TERM; echo ready >&2; sleep 0.2; trap - TERM; echo still >&2; exec sleep 60`;
   const asked = link(requirements, {
     ...script('late', body),
     timeout: 30,
