@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from support import crash, figures
 from support.commands import Command, check_links, commands
@@ -39,11 +39,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Pass it on."""
     crash.every_step = config.getoption("--kill-all")
-    if not config.getoption("--exhaustive"):
-        usual = settings.get_profile(settings.get_current_profile_name())
+    usual = settings.get_profile(settings.get_current_profile_name())
+    settings.register_profile(
+        "ours",
+        parent=usual,
         # Half as many as usual: under coverage these tests take longer than all that kill.
-        settings.register_profile("every day", parent=usual, max_examples=50)
-        settings.load_profile("every day")
+        max_examples=usual.max_examples if config.getoption("--exhaustive") else 50,
+        # How long an example takes, or to think of one, says something of the machine.
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("ours")
 
 
 _LONGEST = (
@@ -132,6 +138,21 @@ def _own_signals() -> None:
     """Ctrl-C is as a process has it at its start, for the test and for all that it starts, whatever ran before."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _own_priority() -> Iterator[None]:
+    """No test may lower the priority of the session that it runs in (sched(7), autogroups): others go on there."""
+    before = _autogroup()
+    yield
+    assert _autogroup() == before
+
+
+def _autogroup() -> str:
+    try:
+        return Path("/proc/self/autogroup").read_text()
+    except OSError:  # a kernel without them
+        return ""
 
 
 @pytest.fixture(autouse=True)

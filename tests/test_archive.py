@@ -888,7 +888,7 @@ def test_a_tar_that_is_cut_off_is_refused_wherever_it_ends(tmp_path: Path, spare
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     flips=st.lists(st.tuples(st.integers(0), st.integers(1, 255)), min_size=1, max_size=4),
     inside=st.booleans(),

@@ -811,6 +811,7 @@ def test_serving_in_a_process_of_our_own(store: Store, add: Callable[..., str], 
     directories = [damaged, add("b"), add("c", {"bad.py": "(\n"})]
 
     def serve(log: Path, by: Interpreter, names: list[str]) -> tuple[int, int, bool]:
+        os.setsid()  # or all of our session would give way to everybody from here on
         monitor = os.dup(1)
         log.touch()
         os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 1)

@@ -233,6 +233,7 @@ def test_the_worker_compiles_in_waves(store: Store, add: Callable[..., str], tmp
     directory = add()
 
     def serve() -> list[bool]:
+        os.setsid()  # or all of our session would give way to everybody from here on
         asked: list[bool] = []
 
         def compile_nothing(*_: object, in_waves: bool = False, **__: object) -> None:

@@ -38,7 +38,7 @@ def seconds(least: float, most: float) -> Iterator[None]:
 
 
 @given(lists=st.lists(NAMES, min_size=1, max_size=3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_list_is_read_as_it_was_published_whatever_was_there_before(lists: list[list[str]]) -> None:
     with TemporaryDirectory() as root:
         layout = Layout(root)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from support.crash import LOCK, NOBODY, base, dangling, each_kill, litter, tree
@@ -1002,7 +1002,6 @@ class TestRecord:
     def test_what_is_none_is_none(self, data: bytes) -> None:
         assert tree_record(data, site="site", present=["site/a"], changed={}) in {None, b""}
 
-    @settings(deadline=None)
     @given(
         st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), st.text("ab=", max_size=3))),
         st.sets(st.sampled_from(["site/a", "site/b,c", 'site/"', "bin/x", "site/d/e"])),

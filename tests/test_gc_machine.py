@@ -48,7 +48,6 @@ SPECS = (
 """Two with directories that are merged, and that share a namespace; one that is folded, with a script."""
 
 ROUND = settings(
-    deadline=None,
     max_examples=5,
     # Where CI is set, hypothesis would do the same in every round.
     derandomize=False,

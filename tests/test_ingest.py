@@ -471,7 +471,7 @@ def test_a_hostile_wheel_is_refused_by_name_and_leaves_no_trace(
         max_size=4,
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_wheel_damaged_anywhere_is_refused_or_whole(edits: list[tuple[float, int, bytes]]) -> None:
     data = bytearray(wheel_bytes(DEMO))
     for place, removed, inserted in edits:
@@ -841,7 +841,7 @@ def reached(node: Node, place: str, files: set[str]) -> list[str]:
 
 
 @given(paths=PATHS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_plan_reaches_every_file_exactly_once_folded_or_not(paths: list[str]) -> None:
     directories = {path.rpartition("/")[0] for path in paths}
     chosen = [path for path in paths if not any(f"{one}/".startswith(f"{path}/") for one in directories)]

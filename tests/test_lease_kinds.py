@@ -225,7 +225,7 @@ process_names = st.builds(
 until_names = st.builds("until.{}.{}.{}.{}.{}".format, identities, keys, boots, numbers, numbers)
 parts = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), max_size=20)
 odd_names = st.builds(".".join, st.lists(st.one_of(st.sampled_from(["until", "process", "-", KEY]), parts)))
-within = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+within = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @contextmanager

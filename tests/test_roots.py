@@ -304,7 +304,7 @@ def test_a_record_of_the_first_schema_is_read(store: Store) -> None:
     ]  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(linked=st.lists(st.sampled_from(KEYS[:6]), min_size=1, max_size=12))
 def test_a_project_has_what_was_linked_the_newest_first_and_each_once(
     store: Store, linked: list[str]

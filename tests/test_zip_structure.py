@@ -978,7 +978,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 @given(mutated())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @example(WHEEL)
 def test_whatever_is_accepted_means_one_thing(data: bytes) -> None:
     with contextlib.suppress(StructureError, *UNREADABLE):
