@@ -49,7 +49,6 @@ def link_apple(store: Store, wheel: Path, path: Path) -> None:
 
 
 def collect(store: Store, policy: Policy = EVERYTHING) -> sweep.Report:
-    time.sleep(0.01)
     return sweep.collect(store, policy)
 
 

@@ -9,7 +9,6 @@ import os
 import stat
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -489,7 +488,6 @@ def test_what_it_shares_is_freed_with_its_members(store: Store, wheels: Wheels) 
     name = composite(store, record).name
     for wheel in wheels:
         roots.add(store, f"keep-{wheel.name.split('-')[0]}", entry(store, wheel).name)
-    time.sleep(0.01)
     alone = sweep.preview(store, EVERYTHING)
     assert alone.entries == (name,)
     report = collected(store)

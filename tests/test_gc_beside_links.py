@@ -96,11 +96,10 @@ def supplies(tmp_path_factory: pytest.TempPathFactory) -> Supplies:
 
 
 @pytest.fixture
-def worlds(tmp_path: Path, supplies: Supplies, monkeypatch: pytest.MonkeyPatch) -> Callable[[], World]:
+def worlds(
+    tmp_path: Path, supplies: Supplies, monkeypatch: pytest.MonkeyPatch, without_sync: None
+) -> Callable[[], World]:
     """Make a world; each time in a directory of its own, and all of them alike."""
-    monkeypatch.setattr(
-        fs, "_syncfs", lambda _descriptor: None
-    )  # a killed process loses nothing that it wrote
     # Who waits for a collector that has been stopped waits in vain.
     monkeypatch.setattr(condemned, "_PATIENCE", 0.02)
     made: list[World] = []

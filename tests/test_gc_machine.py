@@ -318,7 +318,6 @@ class Machine(RuleBasedStateMachine):
     def collect_killed(self, max_age: int, grace: int, point: int) -> None:
         rules = Rules(max_age=max_age, grace=grace)
         live = self.model.live(rules)
-        settle()
         killed_at(point, lambda: sweep.collect(self.store, policy(rules)))
         self._observe()
         self._all_there(live)
@@ -328,7 +327,6 @@ class Machine(RuleBasedStateMachine):
         assert not lost, f"live, and gone: {lost}; {self.model}"
 
     def _collect(self, policy: Policy, rules: Rules) -> None:
-        settle()
         before = self.model.published
         live, dead = self.model.live(rules), self.model.dead(replace(rules, budget=False))
         last_to_go = self.model.dead(rules)
@@ -445,11 +443,6 @@ def said(report: sweep.Report) -> tuple[object, ...]:
     )
 
 
-def settle() -> None:
-    """Let what was just made be older than the clock's grain."""
-    time.sleep(0.01)
-
-
 def needs(record: EnvironmentRecord | ExternalRecord) -> frozenset[str]:
     """What an environment refers to."""
     return frozenset(
@@ -476,10 +469,10 @@ def published(store: Store) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_sync")
 def test_whatever_is_done_to_a_store_gc_leaves_what_is_live_and_takes_what_is_dead(
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fs, "_syncfs", lambda _descriptor: None)  # nothing here is about power cuts
     monkeypatch.setattr(Machine, "supplies", Supplies(tmp_path, *SPECS), raising=False)
     seconds = request.config.getoption("--machine-seconds")
     began = time.monotonic()

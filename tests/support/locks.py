@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +20,7 @@ def write_lock(folder: Path, wheels: Sequence[Path]) -> Path:
     path = folder / "pylock.toml"
     lock = Lock(python=f"{sys.version_info[0]}.{sys.version_info[1]}", wheels=tuple(map(_locked, wheels)))
     # In one step: another process may be writing or reading the same.
-    whole = folder / f"{fs.unique_name()}.part"
-    whole.write_text(locks.dumps(lock))
-    os.replace(whole, path)
+    fs.replace_file(str(path), locks.dumps(lock).encode())
     return path
 
 
